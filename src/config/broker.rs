@@ -1,0 +1,275 @@
+//! Owns the typed settings of one broker: what this program uses of them, checked together once
+//! at start. Settings that may change while it runs are read through `layers` or `topic` instead.
+
+use std::path::PathBuf;
+
+use super::{
+    ConfigError, DynamicConfigs, Layers, Listener, Settings, TopicConfig, Value, definitions,
+    listener::{self, SecurityProtocol},
+    topic::FlushPolicy,
+};
+use crate::ids::BrokerId;
+
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    pub node_id: BrokerId,
+    pub rack: Option<String>,
+    /// Those for clients; controllers' own listeners are not among them.
+    pub listeners: Vec<Listener>,
+    pub advertised_listeners: Vec<Listener>,
+    pub data_dir: PathBuf,
+    /// `None` uses every core.
+    pub cores: Option<usize>,
+
+    pub num_partitions: i32,
+    pub default_replication_factor: i16,
+    pub auto_create_topics: bool,
+    pub delete_topics: bool,
+
+    pub flush_policy: FlushPolicy,
+    pub retention_check_interval_ms: u64,
+    pub recovery_point_checkpoint_interval_ms: u64,
+    pub log_start_checkpoint_interval_ms: u64,
+    pub high_watermark_checkpoint_interval_ms: u64,
+    pub snapshot_after_bytes: u64,
+
+    pub socket_request_max_bytes: usize,
+    /// `None` leaves it to the kernel.
+    pub socket_send_buffer_bytes: Option<usize>,
+    pub socket_receive_buffer_bytes: Option<usize>,
+    pub socket_listen_backlog: i32,
+    /// `None` never closes an idle connection.
+    pub connections_max_idle_ms: Option<u64>,
+    pub max_connections: usize,
+    pub max_connections_per_ip: usize,
+    /// `None` leaves the bound to the program's own limits.
+    pub queued_max_request_bytes: Option<usize>,
+    pub fetch_max_bytes: usize,
+    pub fetch_session_slots: usize,
+    pub describe_partitions_max: usize,
+
+    pub producer_id_expiration_ms: i64,
+    pub offsets_topic_partitions: i32,
+    pub offsets_topic_replication_factor: i16,
+    pub transaction_topic_partitions: i32,
+    pub transaction_topic_replication_factor: i16,
+
+    /// What was given, by name: the static layer below the dynamic ones.
+    pub given: Settings,
+}
+
+impl BrokerConfig {
+    pub(super) fn from_settings(given: Settings) -> Result<BrokerConfig, ConfigError> {
+        for (name, text) in &given {
+            if let Some(definition) = definitions::broker().get(name.as_str()) {
+                definition.parse(text)?;
+            }
+        }
+        let none = DynamicConfigs::default();
+        let values = Values(Layers {
+            given: &given,
+            dynamic: &none,
+        });
+        let (listeners, advertised_listeners) = listeners(&values)?;
+        let node_id = match given.contains_key("node.id") {
+            true => values.number("node.id"),
+            false => values.number("broker.id"),
+        };
+        let config = BrokerConfig {
+            node_id: BrokerId(node_id),
+            rack: values.text("broker.rack"),
+            listeners,
+            advertised_listeners,
+            data_dir: data_dir(&values)?,
+            cores: given.contains_key("cores").then(|| values.number("cores")),
+            num_partitions: values.number("num.partitions"),
+            default_replication_factor: values.number("default.replication.factor"),
+            auto_create_topics: values.truth("auto.create.topics.enable"),
+            delete_topics: values.truth("delete.topic.enable"),
+            flush_policy: FlushPolicy::from_name(&values.required("log.flush.policy")),
+            retention_check_interval_ms: values.number("log.retention.check.interval.ms"),
+            recovery_point_checkpoint_interval_ms: values
+                .number("log.flush.offset.checkpoint.interval.ms"),
+            log_start_checkpoint_interval_ms: values
+                .number("log.flush.start.offset.checkpoint.interval.ms"),
+            high_watermark_checkpoint_interval_ms: values
+                .number("replica.high.watermark.checkpoint.interval.ms"),
+            snapshot_after_bytes: values.number("metadata.log.max.record.bytes.between.snapshots"),
+            socket_request_max_bytes: values.number("socket.request.max.bytes"),
+            socket_send_buffer_bytes: values.unless_negative("socket.send.buffer.bytes"),
+            socket_receive_buffer_bytes: values.unless_negative("socket.receive.buffer.bytes"),
+            socket_listen_backlog: values.number("socket.listen.backlog.size"),
+            connections_max_idle_ms: values.unless_negative("connections.max.idle.ms"),
+            max_connections: values.number("max.connections"),
+            max_connections_per_ip: values.number("max.connections.per.ip"),
+            queued_max_request_bytes: values.unless_negative("queued.max.request.bytes"),
+            fetch_max_bytes: values.number("fetch.max.bytes"),
+            fetch_session_slots: values.number("max.incremental.fetch.session.cache.slots"),
+            describe_partitions_max: values.number("max.request.partition.size.limit"),
+            producer_id_expiration_ms: values.number("producer.id.expiration.ms"),
+            offsets_topic_partitions: values.number("offsets.topic.num.partitions"),
+            offsets_topic_replication_factor: values.number("offsets.topic.replication.factor"),
+            transaction_topic_partitions: values.number("transaction.state.log.num.partitions"),
+            transaction_topic_replication_factor: values
+                .number("transaction.state.log.replication.factor"),
+            given: Settings::new(),
+        };
+        let config = BrokerConfig { given, ..config };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Rules between settings.
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |text: String| Err(ConfigError::Invalid(text));
+        for name in [
+            "log.retention.ms",
+            "log.retention.minutes",
+            "log.retention.hours",
+        ] {
+            if self.given.get(name).is_some_and(|text| text.trim() == "0") {
+                return refuse(format!(
+                    "{name} must be unlimited (-1) or, equal or greater than 1"
+                ));
+            }
+        }
+        if self
+            .queued_max_request_bytes
+            .is_some_and(|queued| queued > 0 && queued < self.socket_request_max_bytes)
+        {
+            return refuse(
+                "queued.max.request.bytes must be larger or equal to socket.request.max.bytes"
+                    .into(),
+            );
+        }
+        if self
+            .given
+            .get("log.cleanup.policy")
+            .is_some_and(|policy| policy.contains("compact"))
+        {
+            return refuse(super::topic::COMPACTION_REFUSED.into());
+        }
+        Ok(())
+    }
+
+    /// The static layer alone, as topics see it before anything is set dynamically.
+    pub fn static_topic_config(&self) -> TopicConfig {
+        self.topic_config(&Settings::new(), &DynamicConfigs::default())
+    }
+
+    /// A topic's settings: its own over the dynamic ones over this broker's.
+    pub fn topic_config(&self, overrides: &Settings, dynamic: &DynamicConfigs) -> TopicConfig {
+        TopicConfig::resolve(overrides, self.layers(dynamic))
+    }
+
+    pub fn layers<'a>(&'a self, dynamic: &'a DynamicConfigs) -> Layers<'a> {
+        Layers {
+            given: &self.given,
+            dynamic,
+        }
+    }
+}
+
+fn data_dir(values: &Values<'_>) -> Result<PathBuf, ConfigError> {
+    let mut folders = values.list("log.dirs");
+    if folders.is_empty() {
+        folders = values.list("log.dir");
+    }
+    match folders.as_slice() {
+        [folder] => Ok(PathBuf::from(folder)),
+        _ => Err(ConfigError::Invalid(format!(
+            "log.dirs names {} folders; Coati keeps its data in one for now",
+            folders.len()
+        ))),
+    }
+}
+
+fn listeners(values: &Values<'_>) -> Result<(Vec<Listener>, Vec<Listener>), ConfigError> {
+    let protocols = values.list("listener.security.protocol.map");
+    let controllers = values.list("controller.listener.names");
+    let for_clients = |list: Vec<String>| {
+        let list: Vec<String> = list
+            .into_iter()
+            .filter(|text| {
+                let name = text.split_once("://").map_or("", |(name, _)| name);
+                !controllers.iter().any(|c| c.eq_ignore_ascii_case(name))
+            })
+            .collect();
+        listener::parse(&list, &protocols)
+    };
+    let listeners = for_clients(values.list("listeners"))?;
+    let advertised = for_clients(values.list("advertised.listeners"))?;
+    let refuse = |text: String| Err(ConfigError::Invalid(text));
+    if listeners.is_empty() {
+        return refuse("listeners names no listener for clients".into());
+    }
+    if let Some(listener) = listeners
+        .iter()
+        .find(|l| l.protocol != SecurityProtocol::Plaintext)
+    {
+        return refuse(format!(
+            "listener {} asks for {:?}; only PLAINTEXT works for now",
+            listener.name, listener.protocol
+        ));
+    }
+    for told in &advertised {
+        if !listeners.iter().any(|listener| listener.name == told.name) {
+            return refuse(format!(
+                "advertised.listeners names {}, which is not among listeners",
+                told.name
+            ));
+        }
+        if told.host == "0.0.0.0" {
+            return refuse(
+                "advertised.listeners cannot use the nonroutable meta-address 0.0.0.0. Use a routable IP address."
+                    .into(),
+            );
+        }
+    }
+    Ok((listeners, advertised))
+}
+
+/// Typed reads of the static layer. The table and `from_settings` vouch for the types, so a wrong
+/// name or type here is a mistake of ours.
+struct Values<'a>(Layers<'a>);
+
+impl Values<'_> {
+    fn value(&self, name: &str) -> Option<Value> {
+        let definition = definitions::broker()
+            .get(name)
+            .unwrap_or_else(|| panic!("no broker setting {name}"));
+        self.0.value_or_default(definition)
+    }
+
+    fn number<T: TryFrom<i64>>(&self, name: &str) -> T {
+        let number = self.0.integer(name).unwrap_or_default();
+        T::try_from(number)
+            .unwrap_or_else(|_| panic!("{name}={number} is outside what its validator allows"))
+    }
+
+    fn unless_negative<T: TryFrom<i64>>(&self, name: &str) -> Option<T> {
+        self.0
+            .integer(name)
+            .filter(|number| *number >= 0)
+            .map(|_| self.number(name))
+    }
+
+    fn truth(&self, name: &str) -> bool {
+        matches!(self.value(name), Some(Value::Boolean(true)))
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.value(name).map(|value| value.to_string())
+    }
+
+    fn required(&self, name: &str) -> String {
+        self.text(name).unwrap_or_default()
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        match self.value(name) {
+            Some(Value::List(items)) => items,
+            _ => Vec::new(),
+        }
+    }
+}
