@@ -1,1 +1,5 @@
 //! Empty until its first piece lands.
+
+mod file_range;
+
+pub use file_range::FileRange;

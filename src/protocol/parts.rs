@@ -1,0 +1,107 @@
+//! Owns `Records`: the value of a `records` field, in pieces that lie in memory or in files.
+//! It never looks inside; `batch` does.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::io::FileRange;
+
+/// A piece of something to be sent.
+#[derive(Clone, Debug)]
+pub enum Part {
+    Memory(Bytes),
+    File(FileRange),
+}
+
+impl Part {
+    pub fn len(&self) -> usize {
+        match self {
+            Part::Memory(bytes) => bytes.len(),
+            Part::File(range) => range.length as usize,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl PartialEq for Part {
+    /// File ranges are the same when they are the same bytes of the same open file.
+    fn eq(&self, other: &Part) -> bool {
+        match (self, other) {
+            (Part::Memory(left), Part::Memory(right)) => left == right,
+            (Part::File(left), Part::File(right)) => left.is_same(right),
+            (Part::Memory(_), Part::File(_)) | (Part::File(_), Part::Memory(_)) => false,
+        }
+    }
+}
+
+/// The value of a `records` field: whole record batches on the way in, on the way out perhaps cut short.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Records {
+    parts: Vec<Part>,
+}
+
+impl Records {
+    pub const EMPTY: Records = Records { parts: Vec::new() };
+
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(Part::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.iter().all(Part::is_empty)
+    }
+
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    pub fn push(&mut self, part: Part) {
+        self.parts.push(part);
+    }
+
+    /// The bytes in one piece: shared when they are one already, else copied.
+    ///
+    /// # Panics
+    /// When a part lies in a file.
+    pub fn to_bytes(&self) -> Bytes {
+        let memory = |part: &Part| match part {
+            Part::Memory(bytes) => bytes.clone(),
+            Part::File(_) => panic!("records in a file have no bytes at hand"),
+        };
+        match self.parts.as_slice() {
+            [] => Bytes::new(),
+            [only] => memory(only),
+            parts => {
+                let mut all = BytesMut::with_capacity(self.len());
+                parts
+                    .iter()
+                    .for_each(|part| all.extend_from_slice(&memory(part)));
+                all.freeze()
+            }
+        }
+    }
+}
+
+impl From<Bytes> for Records {
+    fn from(bytes: Bytes) -> Records {
+        Records {
+            parts: vec![Part::Memory(bytes)],
+        }
+    }
+}
+
+impl From<Vec<Part>> for Records {
+    fn from(parts: Vec<Part>) -> Records {
+        Records { parts }
+    }
+}
+
+impl From<FileRange> for Records {
+    fn from(range: FileRange) -> Records {
+        Records {
+            parts: vec![Part::File(range)],
+        }
+    }
+}
