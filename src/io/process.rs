@@ -1,0 +1,97 @@
+//! Owns what the process asks of its machine once, at start: descriptors, cores, locks, signals.
+//! It never runs after the shards have started, but for the signals.
+#![allow(
+    unsafe_code,
+    reason = "system calls on the process itself: limits, affinity, file lock"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// Raises the soft limit of open descriptors to the hard one. Answers the limit now in force.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel fills the struct we hand it.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the struct lives through the call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// The CPUs this process may run on, ascending: a container's or taskset's choice is respected.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    // SAFETY: a zeroed cpu_set_t is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills the set we hand it, of the size we name.
+    if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((0..libc::CPU_SETSIZE as usize)
+        // SAFETY: the index is below CPU_SETSIZE.
+        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
+        .collect())
+}
+
+/// Held while the broker runs; the kernel lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Locks `folder` by its `.lock` file, as Apache Kafka does. `WouldBlock` when another process holds it.
+    pub fn take(folder: &Path) -> io::Result<FolderLock> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join(".lock"))?;
+        // Java's FileLock is a POSIX record lock: taking the same kind keeps the two brokers apart.
+        // SAFETY: a zeroed flock is a valid one for the whole file.
+        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+        lock.l_type = libc::F_WRLCK as libc::c_short;
+        lock.l_whence = libc::SEEK_SET as libc::c_short;
+        // SAFETY: the struct lives through the call.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) } != 0 {
+            let error = io::Error::last_os_error();
+            return Err(match error.raw_os_error() {
+                Some(libc::EACCES | libc::EAGAIN) => io::ErrorKind::WouldBlock.into(),
+                _ => error,
+            });
+        }
+        Ok(FolderLock { _file: file })
+    }
+}
+
+/// Blocks SIGTERM and SIGINT for this thread and all it will start, so that [`next_stop_signal`] gets them.
+pub fn block_stop_signals() -> io::Result<()> {
+    glommio::signal::block(&[libc::SIGTERM, libc::SIGINT]).map_err(io::Error::from)
+}
+
+/// The signals that stop a broker, on the executor that asks.
+#[derive(Debug)]
+pub struct StopSignals(glommio::signal::Signals);
+
+impl StopSignals {
+    pub fn watch() -> io::Result<StopSignals> {
+        glommio::signal::Signals::new(&[libc::SIGTERM, libc::SIGINT])
+            .map(StopSignals)
+            .map_err(io::Error::from)
+    }
+
+    pub async fn next(&self) -> io::Result<()> {
+        self.0.recv().await.map(|_| ()).map_err(io::Error::from)
+    }
+}

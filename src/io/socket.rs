@@ -1,0 +1,286 @@
+//! Owns TCP: listening, accepting, receiving and sending on one core's executor.
+//! It never frames and never decodes. Every socket is non-blocking: an operation is tried
+//! first and waits for readiness only when the kernel says it would block.
+#![allow(
+    unsafe_code,
+    reason = "system calls on sockets; glommio's streams hide the vectored and file sends"
+)]
+
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use bytes::BytesMut;
+use glommio::io::PollableFd;
+
+/// Kernel backlog of connections not yet accepted.
+const BACKLOG: i32 = 4096;
+
+/// A bound listening socket, not yet tied to an executor; each core clones it and accepts.
+#[derive(Debug)]
+pub struct BoundListener {
+    listener: TcpListener,
+}
+
+impl BoundListener {
+    /// Binds with SO_REUSEADDR, so that a restarted broker gets its port back at once.
+    pub fn bind(address: SocketAddr) -> io::Result<BoundListener> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        // std listens with a backlog of 128; listening again only widens it.
+        check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) })?;
+        Ok(BoundListener { listener })
+    }
+
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    pub fn try_clone(&self) -> io::Result<BoundListener> {
+        Ok(BoundListener {
+            listener: self.listener.try_clone()?,
+        })
+    }
+}
+
+/// A listening socket on this core's executor.
+#[derive(Debug)]
+pub struct Listener {
+    fd: PollableFd<TcpListener>,
+}
+
+impl Listener {
+    /// Call on the executor that will accept.
+    pub fn adopt(bound: BoundListener) -> io::Result<Listener> {
+        let fd = PollableFd::new(bound.listener).map_err(io::Error::from)?;
+        Ok(Listener { fd })
+    }
+
+    /// The next connection and its peer. Every core that shares the socket is woken; the losers wait on.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            match self.fd.get_ref().accept() {
+                Ok((stream, peer)) => {
+                    stream.set_nonblocking(true)?;
+                    stream.set_nodelay(true)?;
+                    return Ok((stream, peer));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.fd.readable().await.map_err(io::Error::from)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A connected stream on this core's executor.
+#[derive(Debug)]
+pub struct Socket {
+    fd: PollableFd<TcpStream>,
+}
+
+impl Socket {
+    /// Call on the executor that will own the connection. The stream must be non-blocking.
+    pub fn adopt(stream: TcpStream) -> io::Result<Socket> {
+        let fd = PollableFd::new(stream).map_err(io::Error::from)?;
+        Ok(Socket { fd })
+    }
+
+    /// Connects without blocking the core.
+    pub async fn connect(address: SocketAddr) -> io::Result<Socket> {
+        let domain = if address.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
+        let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        let raw = check(unsafe { libc::socket(domain, flags, 0) })?;
+        // SAFETY: the descriptor was just made and nothing else owns it.
+        let stream: TcpStream = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(raw) }.into();
+        start_connect(raw, address)?;
+        let socket = Socket::adopt(stream)?;
+        socket.fd.writable().await.map_err(io::Error::from)?;
+        if let Some(error) = socket.fd.get_ref().take_error()? {
+            return Err(error);
+        }
+        socket.fd.get_ref().set_nodelay(true)?;
+        Ok(socket)
+    }
+
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.fd.get_ref().peer_addr()
+    }
+
+    /// SO_SNDBUF and SO_RCVBUF in bytes; `None` leaves the kernel's own tuning on.
+    pub fn set_buffers(&self, send: Option<usize>, receive: Option<usize>) -> io::Result<()> {
+        for (option, bytes) in [(libc::SO_SNDBUF, send), (libc::SO_RCVBUF, receive)] {
+            let Some(bytes) = bytes else { continue };
+            let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+            // SAFETY: the option's value is an int that lives through the call.
+            check(unsafe {
+                libc::setsockopt(
+                    self.fd.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    option,
+                    (&raw const bytes).cast(),
+                    size_of::<i32>() as libc::socklen_t,
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Resolves when there is something to receive, or the peer has gone.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.fd.readable().await.map_err(io::Error::from)
+    }
+
+    /// Receives into the buffer's spare capacity, which must not be empty, without waiting.
+    /// `None` when nothing is there; `Some(0)` at the end of the stream.
+    pub fn try_receive(&self, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
+        let spare = buffer.spare_capacity_mut();
+        assert!(!spare.is_empty(), "a receive needs room");
+        loop {
+            // SAFETY: the kernel writes at most `spare.len()` bytes into memory we own.
+            let received = unsafe {
+                libc::recv(
+                    self.fd.as_raw_fd(),
+                    spare.as_mut_ptr().cast(),
+                    spare.len(),
+                    0,
+                )
+            };
+            if received >= 0 {
+                let received = received as usize;
+                // SAFETY: the kernel filled these bytes.
+                unsafe { buffer.set_len(buffer.len() + received) };
+                return Ok(Some(received));
+            }
+            match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            }
+        }
+    }
+
+    /// Receives into the buffer's spare capacity; 0 at the end of the stream.
+    pub async fn receive(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        loop {
+            if let Some(received) = self.try_receive(buffer)? {
+                return Ok(received);
+            }
+            self.readable().await?;
+        }
+    }
+
+    /// Sends what the socket takes of `slices`, at least one byte.
+    pub async fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            let message = libc::msghdr {
+                msg_iov: slices.as_ptr().cast_mut().cast(),
+                msg_iovlen: slices.len(),
+                // SAFETY: a zeroed msghdr is a valid empty one.
+                ..unsafe { std::mem::zeroed() }
+            };
+            // SAFETY: the slices outlive the call; IoSlice has the layout of iovec.
+            let sent = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &message, libc::MSG_NOSIGNAL) };
+            if sent >= 0 {
+                return Ok(sent as usize);
+            }
+            self.wait_if_blocked().await?;
+        }
+    }
+
+    /// Sends what the socket takes of `length` bytes of `file` from `position`, straight from the page cache.
+    /// The caller has made sure that they are resident: a miss would stall the core. 0 at the end of the file.
+    pub async fn send_file(&self, file: &OwnedFd, position: u64, length: usize) -> io::Result<usize> {
+        loop {
+            let mut offset = position as libc::off_t;
+            // SAFETY: both descriptors are open and `offset` lives through the call.
+            let sent = unsafe {
+                libc::sendfile(self.fd.as_raw_fd(), file.as_raw_fd(), &mut offset, length)
+            };
+            if sent >= 0 {
+                return Ok(sent as usize);
+            }
+            self.wait_if_blocked().await?;
+        }
+    }
+
+    /// Ends both directions, so that whoever waits on this socket wakes up.
+    pub fn shutdown(&self) {
+        let _gone_already = self.fd.get_ref().shutdown(std::net::Shutdown::Both);
+    }
+
+    async fn wait_if_blocked(&self) -> io::Result<()> {
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => {
+                self.fd.writable().await.map_err(io::Error::from)
+            }
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            error => Err(error),
+        }
+    }
+}
+
+/// Whether `length` bytes of `file` from `position` can be sent without reading the disk: both ends are probed.
+pub fn resident(file: &OwnedFd, position: u64, length: usize) -> bool {
+    let probe = |at: u64| {
+        let mut byte = 0u8;
+        let vector = libc::iovec {
+            iov_base: (&raw mut byte).cast(),
+            iov_len: 1,
+        };
+        // SAFETY: one byte is read into one byte.
+        let read = unsafe {
+            libc::preadv2(file.as_raw_fd(), &vector, 1, at as libc::off_t, libc::RWF_NOWAIT)
+        };
+        read == 1
+    };
+    length == 0 || (probe(position) && probe(position + length as u64 - 1))
+}
+
+fn start_connect(raw: i32, address: SocketAddr) -> io::Result<()> {
+    let connected = match address {
+        SocketAddr::V4(v4) => {
+            let name = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: the name lives through the call and its length is its own.
+            unsafe { libc::connect(raw, (&raw const name).cast(), size_of_val(&name) as u32) }
+        }
+        SocketAddr::V6(v6) => {
+            let name = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr {
+                    s6_addr: v6.ip().octets(),
+                },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: as above.
+            unsafe { libc::connect(raw, (&raw const name).cast(), size_of_val(&name) as u32) }
+        }
+    };
+    match check(connected) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
