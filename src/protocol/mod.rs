@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod batch;
+pub mod compression;
 pub mod error_code;
 pub mod header;
 

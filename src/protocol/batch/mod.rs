@@ -2,11 +2,21 @@
 //! place, checks, and the few patches a broker makes. It copies nothing and opens no compressed batch
 //! unless `records` is asked to.
 
+mod builder;
+mod records;
+#[cfg(test)]
+mod tests;
+
+pub use builder::{BatchBuilder, ControlType, control_key};
+pub use records::{Record, RecordHeader, RecordIterator, records};
+
 use bytes::Bytes;
 use zerocopy::byteorder::big_endian::{I16, I32, I64, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
+
+use super::compression::{Codec, CompressionError};
 
 /// Bytes ahead of the records.
 pub const HEADER_BYTES: usize = 61;
@@ -58,6 +68,10 @@ pub enum BatchError {
         epoch: i16,
         sequence: i32,
     },
+    #[error("record {index} of the batch is malformed or should not be there")]
+    BadRecord { index: i32 },
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
 }
 
 /// The first 61 bytes of a batch, in place.
@@ -115,7 +129,7 @@ impl BatchHeader {
         self.attributes.get()
     }
 
-    /// Number of the compression codec; `compression::Codec` knows what it means.
+    /// Number of the compression codec.
     pub fn codec_id(&self) -> i16 {
         self.attributes() & CODEC_MASK
     }
@@ -245,7 +259,7 @@ impl<'a> BatchView<'a> {
                 last_offset_delta,
             });
         }
-        if header.codec_id() > 4 {
+        if Codec::from_id(header.codec_id()).is_none() {
             return Err(BatchError::BadCodec(header.codec_id()));
         }
         Ok(BatchView {
@@ -263,6 +277,10 @@ impl<'a> BatchView<'a> {
 
     pub fn size_in_bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    pub fn codec(&self) -> Codec {
+        Codec::from_id(self.codec_id()).expect("parsed")
     }
 
     /// What follows the header, compressed if the batch is.
@@ -346,6 +364,10 @@ impl Batch {
 
     pub fn size_in_bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    pub fn codec(&self) -> Codec {
+        Codec::from_id(self.codec_id()).expect("parsed")
     }
 
     /// What follows the header, compressed if the batch is.

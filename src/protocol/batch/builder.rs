@@ -1,0 +1,226 @@
+//! Owns making record batches: for clients, for topics that recompress, and for the metadata log.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use zerocopy::IntoBytes;
+
+use crate::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
+use crate::protocol::compression::{Codec, compress};
+use crate::protocol::writer::put_uvarint;
+
+use super::records::RecordHeader;
+use super::{
+    BatchHeader, CONTROL, HEADER_BYTES, LENGTH_END, LOG_APPEND_TIME, MAGIC, TRANSACTIONAL, seal,
+};
+
+/// Gathers records, then makes one batch of them.
+///
+/// ```
+/// use coati::protocol::batch::{Batch, BatchBuilder, records};
+/// let mut builder = BatchBuilder::new();
+/// builder.append(1_700_000_000_000, Some(b"key"), Some(b"value"), &[]);
+/// let batch = Batch::parse(&builder.build()).unwrap();
+/// assert_eq!(batch.verify_crc(), Ok(()));
+/// assert_eq!(records(&batch, 1000).unwrap().count(), 1);
+/// ```
+#[derive(Clone, Debug)]
+pub struct BatchBuilder {
+    records: BytesMut,
+    count: i32,
+    next_offset_delta: i32,
+    base_timestamp: Option<TimestampMs>,
+    max_timestamp: TimestampMs,
+    log_append_time: Option<TimestampMs>,
+    codec: Codec,
+    level: Option<i32>,
+    base_offset: Offset,
+    leader_epoch: LeaderEpoch,
+    producer_id: ProducerId,
+    producer_epoch: i16,
+    base_sequence: i32,
+    attributes: i16,
+}
+
+impl Default for BatchBuilder {
+    fn default() -> BatchBuilder {
+        BatchBuilder::new()
+    }
+}
+
+impl BatchBuilder {
+    /// Uncompressed, from offset 0, with no leader epoch and no producer id.
+    pub fn new() -> BatchBuilder {
+        BatchBuilder {
+            records: BytesMut::new(),
+            count: 0,
+            next_offset_delta: 0,
+            base_timestamp: None,
+            max_timestamp: -1,
+            log_append_time: None,
+            codec: Codec::None,
+            level: None,
+            base_offset: Offset(0),
+            leader_epoch: LeaderEpoch(-1),
+            producer_id: ProducerId(-1),
+            producer_epoch: -1,
+            base_sequence: -1,
+            attributes: 0,
+        }
+    }
+
+    /// `level` is the codec's own, `None` its default.
+    pub fn codec(mut self, codec: Codec, level: Option<i32>) -> BatchBuilder {
+        (self.codec, self.level) = (codec, level);
+        self
+    }
+
+    pub fn base_offset(mut self, offset: Offset) -> BatchBuilder {
+        self.base_offset = offset;
+        self
+    }
+
+    pub fn leader_epoch(mut self, epoch: LeaderEpoch) -> BatchBuilder {
+        self.leader_epoch = epoch;
+        self
+    }
+
+    pub fn producer(mut self, id: ProducerId, epoch: i16, base_sequence: i32) -> BatchBuilder {
+        (self.producer_id, self.producer_epoch, self.base_sequence) = (id, epoch, base_sequence);
+        self
+    }
+
+    pub fn transactional(mut self) -> BatchBuilder {
+        self.attributes |= TRANSACTIONAL;
+        self
+    }
+
+    /// For records of Kafka's own; their keys are from [`control_key`].
+    pub fn control(mut self) -> BatchBuilder {
+        self.attributes |= CONTROL;
+        self
+    }
+
+    /// Gives all records this time, as topics with `LogAppendTime` want it.
+    pub fn log_append_time(mut self, now: TimestampMs) -> BatchBuilder {
+        self.attributes |= LOG_APPEND_TIME;
+        self.log_append_time = Some(now);
+        self
+    }
+
+    /// Adds a record at the next offset.
+    pub fn append(
+        &mut self,
+        timestamp: TimestampMs,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[RecordHeader],
+    ) {
+        self.append_at(self.next_offset_delta, timestamp, key, value, headers);
+    }
+
+    /// Adds a record at an offset relative to the base, for batches with holes. Deltas must rise.
+    pub fn append_at(
+        &mut self,
+        offset_delta: i32,
+        timestamp: TimestampMs,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[RecordHeader],
+    ) {
+        assert!(offset_delta >= self.next_offset_delta, "offsets rise");
+        self.count += 1;
+        self.next_offset_delta = offset_delta + 1;
+        let base_timestamp = *self.base_timestamp.get_or_insert(timestamp);
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+
+        let mut body =
+            BytesMut::with_capacity(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + 32);
+        body.put_u8(0);
+        put_varlong(&mut body, timestamp.wrapping_sub(base_timestamp));
+        put_varint(&mut body, offset_delta);
+        put_nullable(&mut body, key);
+        put_nullable(&mut body, value);
+        put_varint(&mut body, headers.len() as i32);
+        for header in headers {
+            put_nullable(&mut body, Some(header.key.as_bytes()));
+            put_nullable(&mut body, header.value.as_deref());
+        }
+        put_varint(&mut self.records, body.len() as i32);
+        self.records.put_slice(&body);
+    }
+
+    pub fn records_count(&self) -> i32 {
+        self.count
+    }
+
+    /// Size of the batch as it stands, before compression.
+    pub fn size_in_bytes(&self) -> usize {
+        HEADER_BYTES + self.records.len()
+    }
+
+    /// Makes the batch, CRC included.
+    ///
+    /// # Panics
+    /// When it is 2 GiB or more; callers stop long before.
+    pub fn build(self) -> Bytes {
+        let mut batch = BytesMut::with_capacity(self.size_in_bytes());
+        batch.put_bytes(0, HEADER_BYTES);
+        match self.codec {
+            Codec::None => batch.put_slice(&self.records),
+            codec => batch.put_slice(&compress(codec, self.level, &self.records)),
+        }
+        let length = i32::try_from(batch.len() - LENGTH_END).expect("batches are below 2 GiB");
+        let header = BatchHeader {
+            base_offset: self.base_offset.0.into(),
+            batch_length: length.into(),
+            partition_leader_epoch: self.leader_epoch.0.into(),
+            magic: MAGIC,
+            crc: 0.into(),
+            attributes: (self.attributes | self.codec.id()).into(),
+            last_offset_delta: (self.next_offset_delta - 1).max(0).into(),
+            base_timestamp: self.base_timestamp.unwrap_or(-1).into(),
+            max_timestamp: self.log_append_time.unwrap_or(self.max_timestamp).into(),
+            producer_id: self.producer_id.0.into(),
+            producer_epoch: self.producer_epoch.into(),
+            base_sequence: self.base_sequence.into(),
+            records_count: self.count.into(),
+        };
+        batch[..HEADER_BYTES].copy_from_slice(header.as_bytes());
+        seal(&mut batch);
+        batch.freeze()
+    }
+}
+
+/// What a control record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlType {
+    Abort = 0,
+    Commit = 1,
+    LeaderChange = 2,
+    SnapshotHeader = 3,
+    SnapshotFooter = 4,
+    KRaftVersion = 5,
+    KRaftVoters = 6,
+}
+
+/// Key of a control record: its own version, always 0, and what it is.
+pub fn control_key(control: ControlType) -> [u8; 4] {
+    [0, 0, 0, control as u8]
+}
+
+fn put_varint(out: &mut BytesMut, value: i32) {
+    put_uvarint(out, ((value << 1) ^ (value >> 31)) as u32);
+}
+
+fn put_varlong(out: &mut BytesMut, value: i64) {
+    let mut value = ((value << 1) ^ (value >> 63)) as u64;
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+fn put_nullable(out: &mut BytesMut, bytes: Option<&[u8]>) {
+    put_varint(out, bytes.map_or(-1, |bytes| bytes.len() as i32));
+    out.put_slice(bytes.unwrap_or_default());
+}
