@@ -1,7 +1,23 @@
-//! Empty until its first piece lands.
+//! Owns every meeting with the kernel: aligned memory, files, the auxiliary ring, sockets, the process,
+//! the clock and randomness. The only folder with `unsafe` and system calls; it knows nothing of Kafka.
+#![allow(
+    unsafe_code,
+    reason = "the one folder whose work is memory shared with the kernel"
+)]
 
+pub mod buffer;
+pub mod clock;
+pub mod disk;
+pub mod entropy;
+pub mod file;
 mod file_range;
 pub mod process;
+pub mod ring;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 pub mod socket;
 
+pub use buffer::{AppendBuffer, BLOCK};
+pub use disk::Disk;
+pub use file::{File, Mode};
 pub use file_range::FileRange;

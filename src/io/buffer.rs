@@ -1,0 +1,268 @@
+//! Owns aligned memory that one writer appends to while others, on any thread, read slices of what
+//! is already there. Slices keep the memory alive. Nothing here copies twice, zeroes or moves.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// What direct I/O aligns to: positions, lengths and memory.
+pub const BLOCK: usize = 4096;
+
+/// Allocations of this size are kept for reuse: fresh ones cost a page fault for every 4 KiB.
+const POOLED_BYTES: usize = 1 << 20;
+const POOLED_MAX: usize = 16;
+
+thread_local! {
+    static POOL: RefCell<Vec<Allocation>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory aligned to [`BLOCK`]. The bytes that slices cover are initialised and never change again.
+struct Allocation {
+    memory: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: the memory is owned, and what is shared of it is never written again (AppendBuffer).
+unsafe impl Send for Allocation {}
+// SAFETY: as above.
+unsafe impl Sync for Allocation {}
+
+impl Allocation {
+    fn new(capacity: usize) -> Allocation {
+        if capacity == POOLED_BYTES
+            && let Some(pooled) = POOL.with_borrow_mut(Vec::pop)
+        {
+            return pooled;
+        }
+        let layout = Self::layout(capacity);
+        // SAFETY: capacity is not 0 (asserted by AppendBuffer).
+        let memory = unsafe { alloc(layout) };
+        let Some(memory) = NonNull::new(memory) else {
+            handle_alloc_error(layout)
+        };
+        Allocation { memory, capacity }
+    }
+
+    fn layout(capacity: usize) -> Layout {
+        Layout::from_size_align(capacity, BLOCK).expect("a capacity below isize::MAX")
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and nobody holds it any more.
+        unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.capacity)) }
+    }
+}
+
+/// An allocation that its last owner hands back to the pool of the thread it stands on.
+struct Shared(Option<Allocation>);
+
+impl Shared {
+    fn start(&self) -> *mut u8 {
+        self.0
+            .as_ref()
+            .expect("present until dropped")
+            .memory
+            .as_ptr()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let allocation = self.0.take().expect("present until dropped");
+        if allocation.capacity == POOLED_BYTES {
+            // The pool may be gone while its thread ends: then the memory is simply freed.
+            let _ = POOL.try_with(|pool| {
+                let mut pool = pool.borrow_mut();
+                if pool.len() < POOLED_MAX {
+                    pool.push(allocation);
+                }
+            });
+        }
+    }
+}
+
+/// What a slice owns: a stretch of an allocation.
+struct Stretch {
+    allocation: Arc<Shared>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Stretch {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: AppendBuffer::slice checked that the range is initialised, and it never writes
+        // below what it has shared.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.allocation.start().add(self.range.start),
+                self.range.len(),
+            )
+        }
+    }
+}
+
+/// An aligned buffer that grows at its end only.
+///
+/// ```
+/// let mut buffer = coati::io::AppendBuffer::with_capacity(4096);
+/// let range = buffer.append(b"hello");
+/// buffer.patch(range.start, b"J");
+/// let slice = buffer.slice(range);
+/// buffer.append(b" world");
+/// assert_eq!(&slice[..], b"Jello");
+/// ```
+pub struct AppendBuffer {
+    allocation: Arc<Shared>,
+    capacity: usize,
+    length: usize,
+    /// Bytes at the start whose content is not known yet (see `with_gap`).
+    gap: usize,
+    /// Everything below was sliced, so it never changes again.
+    shared: Cell<usize>,
+}
+
+impl AppendBuffer {
+    /// `capacity` is a multiple of [`BLOCK`], not 0.
+    pub fn with_capacity(capacity: usize) -> AppendBuffer {
+        AppendBuffer::with_gap(capacity, 0)
+    }
+
+    /// A buffer whose first `gap` bytes are filled in later, by `fill_gap`; until then they
+    /// cannot be sliced.
+    pub fn with_gap(capacity: usize, gap: usize) -> AppendBuffer {
+        assert!(capacity > 0 && capacity.is_multiple_of(BLOCK) && gap <= capacity);
+        AppendBuffer {
+            allocation: Arc::new(Shared(Some(Allocation::new(capacity)))),
+            capacity,
+            length: gap,
+            gap,
+            shared: Cell::new(0),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes that still fit.
+    pub fn room(&self) -> usize {
+        self.capacity - self.length
+    }
+
+    pub fn gap(&self) -> usize {
+        self.gap
+    }
+
+    /// Copies `bytes` to the end; they must fit.
+    pub fn append(&mut self, bytes: &[u8]) -> Range<usize> {
+        assert!(bytes.len() <= self.room());
+        let start = self.length;
+        self.write(start, bytes);
+        self.length += bytes.len();
+        start..self.length
+    }
+
+    /// Overwrites bytes that nobody was given yet.
+    pub fn patch(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at >= self.shared.get().max(self.gap) && at + bytes.len() <= self.length);
+        self.write(at, bytes);
+    }
+
+    /// Gives the gap its content, of exactly its length.
+    pub fn fill_gap(&mut self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.gap);
+        self.write(0, bytes);
+        self.gap = 0;
+    }
+
+    /// The bytes of `range`, shared, not copied. They can no longer be patched.
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start >= self.gap && range.start <= range.end && range.end <= self.length);
+        if range.is_empty() {
+            return Bytes::new();
+        }
+        self.shared.set(self.shared.get().max(range.end));
+        Bytes::from_owner(Stretch {
+            allocation: self.allocation.clone(),
+            range,
+        })
+    }
+
+    /// A copy of what lies in `range` (less than a block), with zeroes up to a whole block: the last
+    /// write of a log ends in one, because the kernel must not read memory that still grows.
+    pub fn padded_block(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start >= self.gap && range.start <= range.end && range.end <= self.length);
+        assert!(range.len() <= BLOCK);
+        let mut block = AppendBuffer::with_capacity(BLOCK);
+        // SAFETY: the range is initialised, and the two allocations differ.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(self.allocation.start().add(range.start), range.len())
+        };
+        block.append(bytes);
+        block.append(&[0; BLOCK][range.len()..]);
+        block.slice(0..BLOCK)
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        // SAFETY: in bounds (callers asserted), and no slice covers these bytes: slices end at
+        // `shared` and start after the gap, writes go above the first or into the second.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.allocation.start().add(at),
+                bytes.len(),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_outlive_the_buffer_and_cross_threads() {
+        let mut buffer = AppendBuffer::with_capacity(POOLED_BYTES);
+        let range = buffer.append(&[7; 5000]);
+        let slice = buffer.slice(range);
+        buffer.append(&[8; 5000]);
+        drop(buffer);
+        let sum = std::thread::spawn(move || slice.iter().map(|&byte| usize::from(byte)).sum());
+        let sum: usize = sum.join().expect("no panic");
+        assert_eq!(sum, 35_000);
+    }
+
+    #[test]
+    fn memory_is_aligned_and_padded_with_zeroes() {
+        let mut buffer = AppendBuffer::with_gap(2 * BLOCK, 10);
+        buffer.append(b"data");
+        buffer.fill_gap(b"0123456789");
+        let block = buffer.padded_block(0..14);
+        assert_eq!(block.as_ptr() as usize % BLOCK, 0);
+        assert_eq!(&block[..14], b"0123456789data");
+        assert!(block[14..].iter().all(|&byte| byte == 0));
+        assert_eq!(buffer.slice(0..14).as_ptr() as usize % BLOCK, 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion failed")]
+    fn shared_bytes_cannot_be_patched() {
+        let mut buffer = AppendBuffer::with_capacity(BLOCK);
+        let range = buffer.append(b"data");
+        let _slice = buffer.slice(range);
+        buffer.patch(0, b"x");
+    }
+}

@@ -1,0 +1,292 @@
+//! Owns one open file: direct, buffered or simulated. Positions and memory of writes are aligned to
+//! [`BLOCK`]; reads go through the page cache and need no alignment.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Buf, Bytes};
+
+use super::BLOCK;
+use super::ring;
+#[cfg(feature = "simulation")]
+use super::simulated::SimulatedFile;
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Reads through the page cache, and file ranges for sockets.
+    Read,
+    /// Aligned direct writes into an existing file.
+    Write,
+    /// As `Write`, for a file that may not exist yet; what it held stays.
+    Create,
+}
+
+/// An open file. Clones share the descriptor; an operation in flight keeps it open.
+#[derive(Clone)]
+pub struct File(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Real(RealFile),
+    #[cfg(feature = "simulation")]
+    Simulated(SimulatedFile),
+}
+
+#[derive(Clone)]
+struct RealFile {
+    descriptor: Arc<OwnedFd>,
+    /// Set once any file of this disk was refused direct I/O.
+    refuses_direct: Arc<AtomicBool>,
+}
+
+impl File {
+    pub(super) fn real(descriptor: OwnedFd, refuses_direct: Arc<AtomicBool>) -> File {
+        File(Kind::Real(RealFile {
+            descriptor: Arc::new(descriptor),
+            refuses_direct,
+        }))
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(super) fn simulated(file: SimulatedFile) -> File {
+        File(Kind::Simulated(file))
+    }
+
+    /// Writes `parts` one after another at `position`. Each part starts at an aligned address and
+    /// its length is a multiple of [`BLOCK`], as is `position`. Completes when the device has
+    /// taken the bytes, which is not yet stable storage.
+    pub async fn write_at(&self, parts: Vec<Bytes>, position: u64) -> io::Result<()> {
+        assert!(position.is_multiple_of(BLOCK as u64));
+        for part in &parts {
+            assert!(part.len().is_multiple_of(BLOCK));
+            assert!((part.as_ptr() as usize).is_multiple_of(BLOCK));
+        }
+        match &self.0 {
+            Kind::Real(file) => file.write_at(parts, position).await,
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(file) => file.write_at(parts, position).await,
+        }
+    }
+
+    /// Up to `length` bytes at `position`; fewer only at the end of the file.
+    pub async fn read_at(&self, position: u64, length: usize) -> io::Result<Bytes> {
+        match &self.0 {
+            Kind::Real(file) => file.read_at(position, length).await,
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(file) => file.read_at(position, length).await,
+        }
+    }
+
+    /// Brings all completed writes and the file's size to stable storage. After an error nothing
+    /// is known about them, and trying again proves nothing: the kernel reports an error once.
+    pub async fn sync_data(&self) -> io::Result<()> {
+        match &self.0 {
+            Kind::Real(file) => ring::sync(&file.descriptor, false).await.0.map(drop),
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(file) => file.sync_data().await,
+        }
+    }
+
+    /// Cuts the file at `length`, or extends it with zeroes.
+    pub async fn truncate(&self, length: u64) -> io::Result<()> {
+        match &self.0 {
+            Kind::Real(file) => file.truncate(length).await,
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(file) => file.truncate(length).await,
+        }
+    }
+
+    /// Reserves space, and extends the file over it with zeroes. `Unsupported` where the file
+    /// system has no such thing.
+    pub async fn allocate(&self, from: u64, length: u64) -> io::Result<()> {
+        match &self.0 {
+            Kind::Real(file) => match ring::allocate(&file.descriptor, from, length).await.0 {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    Err(io::ErrorKind::Unsupported.into())
+                }
+                result => result.map(drop),
+            },
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(file) => file.allocate(from, length).await,
+        }
+    }
+
+    pub fn len(&self) -> io::Result<u64> {
+        match &self.0 {
+            Kind::Real(file) => {
+                // SAFETY: all-zero is a valid stat.
+                let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+                // SAFETY: an open descriptor and memory of the right type.
+                let result = unsafe { libc::fstat(file.descriptor.as_raw_fd(), &raw mut stat) };
+                if result < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(stat.st_size as u64)
+            }
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(file) => Ok(file.len()),
+        }
+    }
+
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The descriptor of a real file, for ranges that go to sockets without passing through us.
+    pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
+        match &self.0 {
+            Kind::Real(file) => Some(file.descriptor.clone()),
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(_) => None,
+        }
+    }
+}
+
+impl RealFile {
+    async fn write_at(&self, parts: Vec<Bytes>, position: u64) -> io::Result<()> {
+        let (mut parts, mut position) = (parts, position);
+        while !parts.is_empty() {
+            let (result, payload) = ring::write(&self.descriptor, parts, position).await;
+            let ring::Payload::Write { parts: back, .. } = payload else {
+                unreachable!("a write hands its parts back")
+            };
+            parts = back;
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    // A short write need not end on a block: go back to where one begins.
+                    let whole = count as usize / BLOCK * BLOCK;
+                    if whole == 0 {
+                        return Err(io::ErrorKind::WriteZero.into());
+                    }
+                    position += whole as u64;
+                    advance(&mut parts, whole);
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && self.is_direct()? => {
+                    self.stop_direct()?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_at(&self, position: u64, length: usize) -> io::Result<Bytes> {
+        let mut whole: Option<bytes::BytesMut> = None;
+        let mut done = 0;
+        while done < length {
+            let operation = ring::read(&self.descriptor, position + done as u64, length - done);
+            let (result, payload) = operation.await;
+            let count = match result {
+                Ok(count) => count,
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
+                Err(error) => return Err(error),
+            };
+            let bytes = ring::bytes_read(payload, count);
+            done += bytes.len();
+            let last = bytes.is_empty() || done == length;
+            match &mut whole {
+                None if last => return Ok(bytes),
+                None => whole = Some(bytes::BytesMut::from(&bytes[..])),
+                Some(whole) => whole.extend_from_slice(&bytes),
+            }
+            if last {
+                break;
+            }
+        }
+        Ok(whole.unwrap_or_default().freeze())
+    }
+
+    async fn truncate(&self, length: u64) -> io::Result<()> {
+        match ring::truncate(&self.descriptor, length).await.0 {
+            // Kernels before 6.9 have no such operation in the ring.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                // SAFETY: a plain system call on an open descriptor.
+                let result =
+                    unsafe { libc::ftruncate(self.descriptor.as_raw_fd(), length as libc::off_t) };
+                if result < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(())
+            }
+            result => result.map(drop),
+        }
+    }
+
+    fn flags(&self) -> io::Result<i32> {
+        // SAFETY: a plain system call on an open descriptor.
+        let flags = unsafe { libc::fcntl(self.descriptor.as_raw_fd(), libc::F_GETFL) };
+        if flags < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(flags)
+    }
+
+    fn is_direct(&self) -> io::Result<bool> {
+        Ok(self.flags()? & libc::O_DIRECT != 0)
+    }
+
+    /// Some file systems accept the flag and refuse the write.
+    fn stop_direct(&self) -> io::Result<()> {
+        let flags = self.flags()? & !libc::O_DIRECT;
+        // SAFETY: as above.
+        if unsafe { libc::fcntl(self.descriptor.as_raw_fd(), libc::F_SETFL, flags) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        warn_once(&self.refuses_direct);
+        Ok(())
+    }
+}
+
+pub(super) fn warn_once(refuses_direct: &AtomicBool) {
+    if !refuses_direct.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            "the file system of the data folder refuses direct I/O: writing through the page cache"
+        );
+    }
+}
+
+fn advance(parts: &mut Vec<Bytes>, count: usize) {
+    let mut left = count;
+    let mut consumed = 0;
+    for part in parts.iter_mut() {
+        let step = left.min(part.len());
+        part.advance(step);
+        left -= step;
+        if !part.is_empty() {
+            break;
+        }
+        consumed += 1;
+    }
+    parts.drain(..consumed);
+}
+
+/// Whether both ends of a file's range are in the page cache, so that reading it will hardly wait.
+pub fn resident(descriptor: &OwnedFd, position: u64, length: u32) -> bool {
+    length == 0
+        || (byte_resident(descriptor, position)
+            && byte_resident(descriptor, position + u64::from(length) - 1))
+}
+
+fn byte_resident(descriptor: &OwnedFd, position: u64) -> bool {
+    let mut byte = 0u8;
+    let target = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    // SAFETY: reads at most one byte into one byte.
+    let result = unsafe {
+        libc::preadv2(
+            descriptor.as_raw_fd(),
+            &raw const target,
+            1,
+            position as libc::off_t,
+            libc::RWF_NOWAIT,
+        )
+    };
+    result == 1
+}
