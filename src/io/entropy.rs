@@ -24,7 +24,7 @@ impl Random {
         Random(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -34,7 +34,7 @@ impl Random {
 
     /// A number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
     /// True `count` times in `of`.
@@ -51,7 +51,7 @@ mod tests {
     fn one_seed_gives_one_sequence() {
         let (mut first, mut second) = (Random::new(7), Random::new(7));
         for _ in 0..100 {
-            assert_eq!(first.next(), second.next());
+            assert_eq!(first.next_u64(), second.next_u64());
             assert!(first.below(10) < 10);
             second.below(10);
         }

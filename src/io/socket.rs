@@ -98,7 +98,8 @@ impl Socket {
         let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         let raw = check(unsafe { libc::socket(domain, flags, 0) })?;
         // SAFETY: the descriptor was just made and nothing else owns it.
-        let stream: TcpStream = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(raw) }.into();
+        let stream: TcpStream =
+            unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(raw) }.into();
         start_connect(raw, address)?;
         let socket = Socket::adopt(stream)?;
         socket.fd.writable().await.map_err(io::Error::from)?;
@@ -196,7 +197,12 @@ impl Socket {
 
     /// Sends what the socket takes of `length` bytes of `file` from `position`, straight from the page cache.
     /// The caller has made sure that they are resident: a miss would stall the core. 0 at the end of the file.
-    pub async fn send_file(&self, file: &OwnedFd, position: u64, length: usize) -> io::Result<usize> {
+    pub async fn send_file(
+        &self,
+        file: &OwnedFd,
+        position: u64,
+        length: usize,
+    ) -> io::Result<usize> {
         loop {
             let mut offset = position as libc::off_t;
             // SAFETY: both descriptors are open and `offset` lives through the call.
@@ -236,7 +242,13 @@ pub fn resident(file: &OwnedFd, position: u64, length: usize) -> bool {
         };
         // SAFETY: one byte is read into one byte.
         let read = unsafe {
-            libc::preadv2(file.as_raw_fd(), &vector, 1, at as libc::off_t, libc::RWF_NOWAIT)
+            libc::preadv2(
+                file.as_raw_fd(),
+                &vector,
+                1,
+                at as libc::off_t,
+                libc::RWF_NOWAIT,
+            )
         };
         read == 1
     };

@@ -1,0 +1,580 @@
+//! Owns the way of a batch into its segment: the copy (which orders it), group writes one after
+//! another, the syncs behind them, rolling, and the finishing of sealed segments. A failed write or
+//! sync takes the log offline; nothing is tried twice.
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::header::{HEADER_BYTES, Header};
+use super::segment::{Indexes, Segment};
+use super::settings::Durability;
+use super::time_index::TimestampOffset;
+use super::{Log, LogError, LogEvent, LogSettings, State, checkpoints, segment_path};
+use crate::ids::{LeaderEpoch, Offset, TimestampMs};
+use crate::io::{BLOCK, File, Mode};
+
+/// A group write takes about so much.
+const WRITE_BYTES_MAX: u32 = 1 << 20;
+/// Space is reserved ahead of the writer in steps that grow with the segment, between these.
+const ALLOCATION_MIN: u64 = 64 << 10;
+const ALLOCATION_MAX: u64 = 32 << 20;
+
+/// Where an appended batch lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+}
+
+/// A sealed segment, and the producers' state at its end, that are still to be put on disk.
+pub(super) struct Unfinished {
+    pub(super) segment: Rc<Segment>,
+    snapshot: Vec<u8>,
+}
+
+/// One group write.
+struct GroupWrite {
+    segment: Rc<Segment>,
+    parts: Vec<Bytes>,
+    position: u32,
+    /// Where in the file the batches end that it completes, and the offset behind them.
+    end: u32,
+    end_offset: Offset,
+}
+
+enum NextWrite {
+    Nothing,
+    /// Bytes of earlier batches share the first block: they must be read before.
+    FillGap {
+        segment: Rc<Segment>,
+        position: u32,
+        length: usize,
+    },
+    Write(GroupWrite),
+}
+
+impl Log {
+    /// Orders one batch, checked before (size, CRC, counts, producer), behind all others: it gets the
+    /// next offsets and `epoch`, and is written with what else has come. Returns at once; `LogEvent`s
+    /// tell how far writing and syncing are.
+    pub fn append(
+        self: &Rc<Self>,
+        batch: &[u8],
+        epoch: LeaderEpoch,
+        now_ms: TimestampMs,
+    ) -> Result<Appended, LogError> {
+        self.check_open()?;
+        let header = Header::parse(batch).expect("appended batches were checked");
+        assert_eq!(header.size as usize, batch.len());
+        let settings = self.settings();
+        if batch.len() > settings.segment_bytes as usize {
+            return Err(LogError::BatchTooLarge {
+                bytes: batch.len(),
+                segment_bytes: settings.segment_bytes,
+            });
+        }
+        let base_offset = self.end_offset();
+        let header = header.at(base_offset, epoch);
+        if should_roll(self.state.borrow().active(), &header, &settings, now_ms) {
+            self.roll(now_ms);
+        }
+        let head = Header::placed(batch, base_offset, epoch);
+        let took_chunk = {
+            let state = &mut *self.state.borrow_mut();
+            let segment = state.active().clone();
+            let offsets = base_offset..header.next_offset();
+            let took_chunk = state.tail.append(&segment, batch, &head, offsets);
+            index_batch(&segment, &header, settings.index_interval_bytes);
+            state.epochs_dirty |= state.epochs.assign(epoch, base_offset);
+            state.end = header.next_offset();
+            state.last_append_ms = now_ms;
+            state.changed = true;
+            took_chunk
+        };
+        header.note_producer(&batch[HEADER_BYTES..], &mut self.producers.borrow_mut());
+        if took_chunk {
+            self.context.budget.on_new_chunk(self);
+        }
+        self.kick_writer();
+        Ok(Appended {
+            base_offset,
+            last_offset: header.last_offset(),
+        })
+    }
+
+    /// Seals the active segment and begins one at the log's end.
+    pub(super) fn roll(self: &Rc<Self>, now_ms: TimestampMs) {
+        let snapshot = self.producers.borrow().encode_snapshot();
+        let sealed_is_written = {
+            let state = &mut *self.state.borrow_mut();
+            let sealed = state.active().clone();
+            assert!(sealed.size.get() > 0, "an empty segment is never rolled");
+            add_last_time_entry(&sealed);
+            state
+                .segments
+                .push_back(Rc::new(Segment::empty(state.end, now_ms)));
+            let written = sealed.is_written();
+            state.unfinished.push_back(Unfinished {
+                segment: sealed,
+                snapshot,
+            });
+            written
+        };
+        if sealed_is_written {
+            self.kick_finisher();
+        }
+    }
+
+    pub(super) fn kick_writer(self: &Rc<Self>) {
+        if !std::mem::replace(&mut self.state.borrow_mut().writing, true) {
+            let log = self.clone();
+            (self.context.spawn)(Box::pin(async move {
+                let result = log.write_all().await;
+                log.state.borrow_mut().writing = false;
+                if let Err(error) = result {
+                    log.go_offline(error);
+                }
+                log.wake_waiters();
+            }));
+        }
+    }
+
+    async fn write_all(self: &Rc<Self>) -> Result<(), LogError> {
+        loop {
+            self.check_online()?;
+            let next = self.next_write();
+            match next {
+                NextWrite::Nothing => return Ok(()),
+                NextWrite::FillGap {
+                    segment,
+                    position,
+                    length,
+                } => self.fill_gap(&segment, position, length).await?,
+                NextWrite::Write(group) => {
+                    let result = self.write_group(group).await;
+                    result.map_err(|error| LogError::storage("writing a segment", &error))?;
+                }
+            }
+        }
+    }
+
+    fn next_write(&self) -> NextWrite {
+        let state = self.state.borrow();
+        let mut chunks = state
+            .tail
+            .chunks()
+            .skip_while(|chunk| chunk.segment.written.get() >= chunk.end())
+            .peekable();
+        let Some(first) = chunks.peek() else {
+            return NextWrite::Nothing;
+        };
+        let segment = first.segment.clone();
+        let position = segment.written.get() / BLOCK as u32 * BLOCK as u32;
+        let mut parts = Vec::new();
+        let mut end_offset = state.written_end;
+        let mut from = position;
+        let mut end = position;
+        while let Some(chunk) = chunks.next() {
+            if chunk.buffer.gap() > 0 {
+                if !parts.is_empty() {
+                    break; // First what comes before; its own bytes are then in the file.
+                }
+                return NextWrite::FillGap {
+                    segment,
+                    position: chunk.file_position,
+                    length: chunk.buffer.gap(),
+                };
+            }
+            let following = chunks.peek().filter(|next| {
+                Rc::ptr_eq(&next.segment, &segment)
+                    && next.end() - position <= WRITE_BYTES_MAX
+                    && next.buffer.gap() == 0
+            });
+            end = chunk.end();
+            end_offset = chunk.next_offset;
+            // The next chunk repeats the block this one ends in.
+            let whole = end / BLOCK as u32 * BLOCK as u32;
+            let upto = following.map_or(whole, |next| next.file_position);
+            if from < upto {
+                parts.push(chunk.slice(from, upto));
+                from = upto;
+            }
+            if following.is_none() {
+                if from < end {
+                    let start = (from - chunk.file_position) as usize;
+                    parts.push(chunk.buffer.padded_block(start..chunk.buffer.len()));
+                }
+                break;
+            }
+        }
+        NextWrite::Write(GroupWrite {
+            segment,
+            parts,
+            position,
+            end,
+            end_offset,
+        })
+    }
+
+    async fn fill_gap(
+        &self,
+        segment: &Rc<Segment>,
+        position: u32,
+        length: usize,
+    ) -> Result<(), LogError> {
+        let dir = self.dir();
+        let read = async {
+            let file = segment.reader(&self.context.disk, &dir).await?;
+            let bytes = file.read_at(u64::from(position), length).await?;
+            if bytes.len() < length {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(bytes)
+        };
+        let bytes = read
+            .await
+            .map_err(|error| LogError::storage("reading the last block of a segment", &error))?;
+        let mut state = self.state.borrow_mut();
+        for chunk in state.tail.chunks_mut() {
+            let same = Rc::ptr_eq(&chunk.segment, segment) && chunk.file_position == position;
+            if same && chunk.buffer.gap() == length {
+                chunk.buffer.fill_gap(&bytes);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_group(self: &Rc<Self>, group: GroupWrite) -> io::Result<()> {
+        let GroupWrite {
+            segment,
+            parts,
+            position,
+            end,
+            end_offset,
+        } = group;
+        let dir = self.dir();
+        let file = segment.writer(&self.context.disk, &dir).await?;
+        let file_end = u64::from(end).next_multiple_of(BLOCK as u64);
+        self.reserve_space(&segment, &file, file_end).await;
+        file.write_at(parts, u64::from(position)).await?;
+        segment.allocated.set(segment.allocated.get().max(file_end));
+        segment.written.set(end);
+        let settings = self.settings();
+        let counts_when_written =
+            settings.durability() != Durability::Synced || self.context.acknowledges_before_sync();
+        let sealed_and_written = {
+            let mut state = self.state.borrow_mut();
+            state.written_end = end_offset;
+            if counts_when_written {
+                state.durable_end = end_offset;
+            }
+            segment.is_written() && !Rc::ptr_eq(&segment, state.active())
+        };
+        self.context.budget.evict();
+        self.wake_waiters();
+        self.notify(LogEvent::Written);
+        if counts_when_written {
+            self.notify(LogEvent::Durable);
+        }
+        self.kick_syncer();
+        if sealed_and_written {
+            self.kick_finisher();
+        }
+        Ok(())
+    }
+
+    /// Keeps the file ahead of the writer. Failing is no failure: the write itself will tell.
+    async fn reserve_space(self: &Rc<Self>, segment: &Rc<Segment>, file: &File, needed: u64) {
+        let settings = self.settings();
+        // The first write of a segment stands for itself: most partitions see few.
+        let full = u64::from(settings.segment_bytes).next_multiple_of(BLOCK as u64);
+        let step = if settings.preallocate {
+            full
+        } else if segment.written.get() == 0 && needed < ALLOCATION_MIN {
+            return;
+        } else {
+            needed
+                .next_power_of_two()
+                .clamp(ALLOCATION_MIN, ALLOCATION_MAX)
+        };
+        let target = (needed + step).min(full).max(needed);
+        if segment.allocated.get() < needed {
+            if self
+                .wait_until(|_| !segment.allocating.get())
+                .await
+                .is_err()
+            {
+                return;
+            }
+            if segment.allocated.get() < needed {
+                allocate(segment, file, target).await;
+            }
+        } else if segment.allocated.get() < needed + step / 2
+            && segment.allocated.get() < target
+            && !segment.allocating.replace(true)
+        {
+            let (log, segment, file) = (self.clone(), segment.clone(), file.clone());
+            (self.context.spawn)(Box::pin(async move {
+                allocate(&segment, &file, target).await;
+                segment.allocating.set(false);
+                log.wake_waiters();
+            }));
+        }
+    }
+
+    pub(super) fn kick_syncer(self: &Rc<Self>) {
+        {
+            let state = &mut *self.state.borrow_mut();
+            if state.syncing || !self.sync_is_due(state) {
+                return;
+            }
+            state.syncing = true;
+        }
+        let log = self.clone();
+        (self.context.spawn)(Box::pin(async move {
+            let result = log.sync_while_due().await;
+            log.state.borrow_mut().syncing = false;
+            if let Err(error) = result {
+                log.go_offline(LogError::storage("syncing a segment", &error));
+            }
+            log.wake_waiters();
+        }));
+    }
+
+    fn sync_is_due(&self, state: &State) -> bool {
+        if state.synced_end >= state.written_end {
+            return false;
+        }
+        let unsynced = (state.written_end.0 - state.synced_end.0) as u64;
+        state.flush_target > state.synced_end
+            || match self.settings().durability() {
+                Durability::Synced => true,
+                Durability::Written { messages, .. } => unsynced >= messages,
+            }
+    }
+
+    async fn sync_while_due(self: &Rc<Self>) -> io::Result<()> {
+        loop {
+            let (target, segments) = {
+                let state = self.state.borrow();
+                if self.failure.borrow().is_some() || !self.sync_is_due(&state) {
+                    return Ok(());
+                }
+                let unsynced = state.segments.iter().rev();
+                let mut segments: Vec<_> = unsynced
+                    .take_while(|segment| {
+                        segment.synced.get() < segment.size.get() || segment.size.get() == 0
+                    })
+                    .filter(|segment| segment.synced.get() < segment.written.get())
+                    .cloned()
+                    .collect();
+                segments.reverse();
+                (state.written_end, segments)
+            };
+            for segment in segments {
+                self.sync_segment(&segment).await?;
+            }
+            let mut state = self.state.borrow_mut();
+            state.synced_end = target;
+            state.durable_end = state.durable_end.max(target);
+            drop(state);
+            self.wake_waiters();
+            self.notify(LogEvent::Durable);
+        }
+    }
+
+    async fn sync_segment(&self, segment: &Segment) -> io::Result<()> {
+        let upto = segment.written.get();
+        let dir = self.dir();
+        let file = segment.writer(&self.context.disk, &dir).await?;
+        file.sync_data().await?;
+        if !segment.name_durable.get() {
+            self.sync_names().await?;
+            segment.name_durable.set(true);
+        }
+        segment.synced.set(segment.synced.get().max(upto));
+        Ok(())
+    }
+
+    /// Makes the names in the log's folder durable, and once the folder's own and its metadata.
+    pub(super) async fn sync_names(&self) -> io::Result<()> {
+        let disk = &self.context.disk;
+        let dir = self.dir();
+        if !self.state.borrow().dir_durable.get() {
+            let metadata = dir.join(checkpoints::PARTITION_METADATA_FILE);
+            if disk.exists(&metadata).await? {
+                disk.open(&metadata, Mode::Read).await?.sync_data().await?;
+            }
+            disk.sync_dir(dir.parent().expect("a log lies in a data folder"))
+                .await?;
+            self.state.borrow().dir_durable.set(true);
+        }
+        disk.sync_dir(&dir).await
+    }
+
+    pub(super) fn kick_finisher(self: &Rc<Self>) {
+        if !std::mem::replace(&mut self.state.borrow_mut().finishing, true) {
+            let log = self.clone();
+            (self.context.spawn)(Box::pin(async move {
+                let result = log.finish_sealed().await;
+                log.state.borrow_mut().finishing = false;
+                if let Err(error) = result {
+                    log.go_offline(LogError::storage("finishing a segment", &error));
+                }
+                log.wake_waiters();
+            }));
+        }
+    }
+
+    /// Puts all that is known of sealed segments on disk, so that recovery need not look at them.
+    async fn finish_sealed(self: &Rc<Self>) -> io::Result<()> {
+        loop {
+            let (segment, snapshot) = {
+                let mut state = self.state.borrow_mut();
+                match state.unfinished.front_mut() {
+                    Some(next) if next.segment.is_written() && self.failure.borrow().is_none() => {
+                        (next.segment.clone(), std::mem::take(&mut next.snapshot))
+                    }
+                    _ => return Ok(()),
+                }
+            };
+            if self
+                .wait_until(|_| !segment.allocating.get())
+                .await
+                .is_err()
+            {
+                return Ok(());
+            }
+            let dir = self.dir();
+            let file = segment.writer(&self.context.disk, &dir).await?;
+            file.truncate(u64::from(segment.size.get())).await?;
+            segment.allocated.set(u64::from(segment.size.get()));
+            self.sync_segment(&segment).await?;
+            self.write_indexes(&segment).await?;
+            let end = segment.next_offset.get();
+            let path = segment_path(&dir, end, "snapshot");
+            self.context
+                .disk
+                .write_file_synced(&path, &snapshot)
+                .await?;
+            self.write_epochs().await?;
+            self.sync_names().await?;
+            segment.indexes.replace(None);
+            segment.close_files();
+            let mut state = self.state.borrow_mut();
+            state.unfinished.pop_front();
+            state.recovery_point = state.recovery_point.max(end);
+        }
+    }
+
+    /// Writes and syncs both index files; their names are the caller's to make durable.
+    pub(super) async fn write_indexes(&self, segment: &Segment) -> io::Result<()> {
+        let (offsets, times) = match &*segment.indexes.borrow() {
+            None => return Ok(()),
+            Some(indexes) => (indexes.offsets.encode_from(0), indexes.times.encode_from(0)),
+        };
+        let disk = &self.context.disk;
+        let path = self.segment_path(segment.base, "index");
+        disk.write_file_synced(&path, &offsets).await?;
+        let path = self.segment_path(segment.base, "timeindex");
+        disk.write_file_synced(&path, &times).await
+    }
+
+    /// Writes the epoch checkpoint if it is out of date.
+    pub(super) async fn write_epochs(&self) -> io::Result<()> {
+        let text = {
+            let mut state = self.state.borrow_mut();
+            if !std::mem::take(&mut state.epochs_dirty) {
+                return Ok(());
+            }
+            state.epochs.format()
+        };
+        let path = self.dir().join(checkpoints::LEADER_EPOCH_FILE);
+        self.context
+            .disk
+            .write_file_atomic(&path, text.as_bytes())
+            .await
+    }
+
+    /// Waits until all that is appended now is on stable storage, whatever the flush policy.
+    pub async fn flush(self: &Rc<Self>) -> Result<(), LogError> {
+        let target = self.end_offset();
+        {
+            let mut state = self.state.borrow_mut();
+            state.flush_target = state.flush_target.max(target);
+        }
+        self.kick_syncer();
+        self.wait_until(|state| state.synced_end >= target).await
+    }
+}
+
+async fn allocate(segment: &Segment, file: &File, target: u64) {
+    let from = segment.allocated.get();
+    if target > from && file.allocate(from, target - from).await.is_ok() {
+        segment.allocated.set(segment.allocated.get().max(target));
+    }
+}
+
+/// Kafka's rule (LogSegment.shouldRoll): by size, by time since the first record, by full indexes, by
+/// an offset that the index cannot express.
+fn should_roll(
+    active: &Segment,
+    batch: &Header,
+    settings: &LogSettings,
+    now_ms: TimestampMs,
+) -> bool {
+    if active.size.get() == 0 {
+        return false;
+    }
+    let age_ms = match active.first_timestamp.get() {
+        Some(first) => batch.max_timestamp().saturating_sub(first),
+        None => now_ms.saturating_sub(active.created_ms),
+    };
+    let indexes = active.indexes.borrow();
+    let Indexes { offsets, times } = indexes.as_ref().expect("active segments are indexed");
+    u64::from(active.size.get()) + u64::from(batch.size) > u64::from(settings.segment_bytes)
+        || age_ms
+            > settings
+                .segment_ms
+                .saturating_sub(settings.segment_jitter_ms)
+        || offsets.is_full(settings.segment_index_bytes)
+        || times.is_full(settings.segment_index_bytes)
+        || !offsets.can_hold(batch.last_offset())
+}
+
+/// Notes a batch at the end of a segment: its size, its timestamps, and now and then an index entry.
+pub(super) fn index_batch(segment: &Segment, batch: &Header, interval_bytes: u32) {
+    let position = segment.size.get();
+    let last_offset = batch.last_offset();
+    if segment.first_timestamp.get().is_none() && batch.max_timestamp() >= 0 {
+        segment.first_timestamp.set(Some(batch.max_timestamp()));
+    }
+    segment.note_timestamp(TimestampOffset {
+        timestamp: batch.max_timestamp(),
+        offset: last_offset,
+    });
+    if let Some(indexes) = &mut *segment.indexes.borrow_mut() {
+        let entered = indexes
+            .offsets
+            .maybe_append(last_offset, position, batch.size, interval_bytes)
+            .expect("the segment was rolled before");
+        let largest = segment.largest.get();
+        if let (true, Some(largest)) = (entered, largest.filter(|seen| seen.timestamp >= 0)) {
+            let entered = indexes.times.maybe_append(largest);
+            entered.expect("the segment was rolled before");
+        }
+    }
+    segment.size.set(position + batch.size);
+    segment.next_offset.set(batch.next_offset());
+}
+
+/// The time index of a segment ends with its largest timestamp.
+pub(super) fn add_last_time_entry(segment: &Segment) {
+    let largest = segment.largest.get().filter(|seen| seen.timestamp >= 0);
+    if let (Some(indexes), Some(largest)) = (&mut *segment.indexes.borrow_mut(), largest) {
+        let entered = indexes.times.maybe_append(largest);
+        entered.expect("the segment was rolled before");
+    }
+}

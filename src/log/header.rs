@@ -1,0 +1,182 @@
+//! Owns the log's look at record batches: what ordering, indexing and recovery need of a header, and
+//! what a batch does to producer state. Looks at records only for markers and timestamps.
+
+use bytes::Bytes;
+
+use super::producers::{EndMarker, ProducerBatch, ProducerStates};
+use crate::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
+use crate::protocol::batch::{self, Batch, BatchError, BatchHeader, BatchView};
+
+pub(super) use crate::protocol::batch::HEADER_BYTES;
+
+/// Searching by time opens no batch that is larger than this inside.
+const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+
+/// A batch's header, with the offset and epoch it has in this log.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Header {
+    pub(super) base_offset: Offset,
+    pub(super) leader_epoch: LeaderEpoch,
+    /// Of the whole batch.
+    pub(super) size: u32,
+    raw: BatchHeader,
+}
+
+/// A record's place in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct RecordTime {
+    pub(super) offset: Offset,
+    pub(super) timestamp: TimestampMs,
+}
+
+impl Header {
+    /// None if these are not the first bytes of a version-2 batch, as zeroes are not.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Header> {
+        let raw = *BatchHeader::peek(bytes)?;
+        let header = Header {
+            base_offset: raw.base_offset(),
+            leader_epoch: raw.partition_leader_epoch(),
+            size: u32::try_from(raw.size().ok()?).ok()?,
+            raw,
+        };
+        let last_possible = i64::MAX - i64::from(i32::MAX) - 1;
+        let sane = raw.magic() == 2
+            && (0..=last_possible).contains(&header.base_offset.0)
+            && raw.last_offset_delta() >= 0;
+        sane.then_some(header)
+    }
+
+    /// The same batch with the place that the log gives it.
+    pub(super) fn at(self, base_offset: Offset, leader_epoch: LeaderEpoch) -> Header {
+        Header {
+            base_offset,
+            leader_epoch,
+            ..self
+        }
+    }
+
+    pub(super) fn last_offset(&self) -> Offset {
+        self.base_offset
+            .plus(i64::from(self.raw.last_offset_delta()))
+    }
+
+    pub(super) fn next_offset(&self) -> Offset {
+        self.last_offset().plus(1)
+    }
+
+    pub(super) fn max_timestamp(&self) -> TimestampMs {
+        self.raw.max_timestamp()
+    }
+
+    pub(super) fn is_control(&self) -> bool {
+        self.raw.is_control()
+    }
+
+    /// `batch` is the whole batch.
+    pub(super) fn checksum_fits(&self, batch: &[u8]) -> bool {
+        BatchView::parse(batch).is_ok_and(|view| view.verify_crc().is_ok())
+    }
+
+    /// The first 16 bytes as this log has them: offset and epoch are the log's, outside the CRC.
+    pub(super) fn placed(batch: &[u8], base: Offset, epoch: LeaderEpoch) -> [u8; 16] {
+        let mut head: [u8; 16] = batch[..16].try_into().expect("16 bytes");
+        head[..8].copy_from_slice(&base.0.to_be_bytes());
+        head[12..].copy_from_slice(&epoch.0.to_be_bytes());
+        head
+    }
+
+    /// Notes this batch in the producers' state, as it lies in the log. `body` is what follows the
+    /// header, needed for control batches only.
+    pub(super) fn note_producer(&self, body: &[u8], producers: &mut ProducerStates) {
+        if self.raw.has_producer_id() {
+            if self.is_control() {
+                self.note_marker(body, producers);
+            } else {
+                producers.append(&self.producer_batch());
+            }
+        }
+        producers.advance_to(self.next_offset());
+    }
+
+    fn producer_batch(&self) -> ProducerBatch {
+        ProducerBatch {
+            producer_id: self.raw.producer_id(),
+            producer_epoch: self.raw.producer_epoch(),
+            base_sequence: self.raw.base_sequence(),
+            base_offset: self.base_offset,
+            last_offset: self.last_offset(),
+            max_timestamp: self.max_timestamp(),
+            transactional: self.raw.is_transactional(),
+        }
+    }
+
+    fn note_marker(&self, body: &[u8], producers: &mut ProducerStates) {
+        let Some((committed, coordinator_epoch)) = end_marker(body) else {
+            return;
+        };
+        let producer_id: ProducerId = self.raw.producer_id();
+        let completed = producers.append_marker(&EndMarker {
+            producer_id,
+            producer_epoch: self.raw.producer_epoch(),
+            coordinator_epoch,
+            committed,
+            offset: self.last_offset(),
+            timestamp: self.max_timestamp(),
+        });
+        if let Some(completed) = completed {
+            producers.complete(&completed);
+        }
+    }
+
+    /// The first record of `batch` that `wanted` holds for.
+    pub(super) fn first_record(
+        batch: &Bytes,
+        wanted: impl Fn(&RecordTime) -> bool,
+    ) -> Result<Option<RecordTime>, BatchError> {
+        let batch = Batch::parse(batch)?;
+        for record in batch::records(&batch, DECOMPRESSED_BYTES_MAX)? {
+            let record = record?;
+            let seen = RecordTime {
+                offset: record.offset,
+                timestamp: record.timestamp,
+            };
+            if wanted(&seen) {
+                return Ok(Some(seen));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads an end-of-transaction record: whether it commits, and its coordinator's epoch.
+/// None for other control records.
+fn end_marker(body: &[u8]) -> Option<(bool, i32)> {
+    let mut rest = body;
+    let _length = varint(&mut rest)?;
+    rest = rest.get(1..)?; // attributes
+    let _timestamp_delta = varint(&mut rest)?;
+    let _offset_delta = varint(&mut rest)?;
+    let key_length = usize::try_from(varint(&mut rest)?).ok()?;
+    let (key, after) = rest.split_at_checked(key_length)?;
+    rest = after;
+    let value_length = usize::try_from(varint(&mut rest)?).ok()?;
+    let value = rest.get(..value_length)?;
+    // Key: version, type (0 abort, 1 commit). Value: version, coordinator epoch.
+    let kind = i16::from_be_bytes(key.get(2..4)?.try_into().ok()?);
+    let epoch = i32::from_be_bytes(value.get(2..6)?.try_into().ok()?);
+    matches!(kind, 0 | 1).then_some((kind == 1, epoch))
+}
+
+/// A zigzag varint of at most 10 bytes.
+fn varint(bytes: &mut &[u8]) -> Option<i64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some((value >> 1) as i64 ^ -((value & 1) as i64));
+        }
+    }
+    None
+}

@@ -1,0 +1,376 @@
+//! Owns finding batches again: by offset, hot from the tail cache or cold as ranges of segment files,
+//! and by timestamp. Never shows a byte at or above the offset it was told to stop at.
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::header::{HEADER_BYTES, Header};
+use super::segment::Segment;
+use super::time_index::TimestampOffset;
+use super::{Log, LogError};
+use crate::ids::{LeaderEpoch, Offset, TimestampMs};
+use crate::io::{File, FileRange};
+use crate::protocol::{Part, Records};
+
+/// Read at a time while looking for a batch; more than `index.interval.bytes` by default.
+const SEARCH_BYTES: usize = 8 << 10;
+
+/// A record found by time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FoundByTime {
+    pub timestamp: TimestampMs,
+    pub offset: Offset,
+    pub leader_epoch: LeaderEpoch,
+}
+
+impl Log {
+    /// Whole batches from the one that holds `from`, below `upto`, of at most `max_bytes`; with
+    /// `at_least_one` the first batch whatever its size (KIP-74). Cold reads may end in a part of a
+    /// batch, as Kafka's do. Empty at the end. `OffsetOutOfRange` below the start or above the end.
+    pub async fn read(
+        &self,
+        from: Offset,
+        upto: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<Records, LogError> {
+        self.check_online()?;
+        let upto = {
+            let state = self.state.borrow();
+            if from < state.start || from > state.end {
+                return Err(LogError::OffsetOutOfRange {
+                    offset: from,
+                    start: state.start,
+                    end: state.end,
+                });
+            }
+            upto.min(state.end)
+        };
+        if from >= upto {
+            return Ok(Records::EMPTY);
+        }
+        if let Some(hot) = self.read_hot(from, upto, max_bytes, at_least_one) {
+            return Ok(hot);
+        }
+        match self.read_cold(from, upto, max_bytes, at_least_one).await {
+            Ok(records) => Ok(records),
+            // Retention may have taken the segment while we looked.
+            Err(_) if from < self.start_offset() => Err(LogError::OffsetOutOfRange {
+                offset: from,
+                start: self.start_offset(),
+                end: self.end_offset(),
+            }),
+            Err(error) => {
+                let error = LogError::storage("reading a segment", &error);
+                self.go_offline(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn read_hot(
+        &self,
+        from: Offset,
+        upto: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Option<Records> {
+        let state = self.state.borrow();
+        let (mut index, first_batch) = state.tail.find(from)?;
+        let mut first_batch = first_batch;
+        let mut parts = Vec::new();
+        let mut room = max_bytes;
+        let mut forced = at_least_one;
+        while let Some(chunk) = state.tail.chunk(index) {
+            let batches = &chunk.batches[first_batch..];
+            let start = batches[0].position;
+            let mut end = start;
+            for (number, batch) in batches.iter().enumerate() {
+                let next_offset = batches
+                    .get(number + 1)
+                    .map_or(chunk.next_offset, |next| next.base_offset);
+                let size = batch.size as usize;
+                if next_offset > upto || (size > room && !forced) {
+                    room = 0;
+                    break;
+                }
+                forced = false;
+                room = room.saturating_sub(size);
+                end = batch.position + batch.size;
+            }
+            if start < end {
+                parts.push(Part::Memory(chunk.slice(start, end)));
+            }
+            if room == 0 {
+                break;
+            }
+            index += 1;
+            first_batch = 0;
+        }
+        Some(Records::from(parts))
+    }
+
+    async fn read_cold(
+        &self,
+        from: Offset,
+        upto: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> io::Result<Records> {
+        let mut next = self.segment_at(from);
+        while let Some(segment) = next {
+            if let Some((header, position)) = self.find_offset(&segment, from).await? {
+                if header.next_offset() > upto {
+                    return Ok(Records::EMPTY);
+                }
+                let limit = self.position_of(&segment, upto).await?;
+                let available = limit.saturating_sub(position) as usize;
+                let first = header.size as usize;
+                let mut length = available.min(max_bytes);
+                if length < first {
+                    if !at_least_one || available < first {
+                        return Ok(Records::EMPTY);
+                    }
+                    length = first;
+                }
+                return self.part_of(&segment, position, length).await;
+            }
+            // `from` lies in a gap at the segment's end, as compaction leaves them.
+            next = self.segment_after(&segment).filter(|next| next.base < upto);
+        }
+        Ok(Records::EMPTY)
+    }
+
+    async fn part_of(
+        &self,
+        segment: &Segment,
+        position: u32,
+        length: usize,
+    ) -> io::Result<Records> {
+        let file = segment.reader(&self.context.disk, &self.dir()).await?;
+        match file.descriptor() {
+            Some(descriptor) => Ok(Records::from(FileRange {
+                file: descriptor,
+                position: u64::from(position),
+                length: length as u32,
+            })),
+            None => Ok(Records::from(
+                file.read_at(u64::from(position), length).await?,
+            )),
+        }
+    }
+
+    /// The segment that would hold `offset`.
+    fn segment_at(&self, offset: Offset) -> Option<Rc<Segment>> {
+        let state = self.state.borrow();
+        let following = state
+            .segments
+            .partition_point(|segment| segment.base <= offset);
+        state.segments.get(following.saturating_sub(1)).cloned()
+    }
+
+    fn segment_after(&self, segment: &Segment) -> Option<Rc<Segment>> {
+        let state = self.state.borrow();
+        let following = state
+            .segments
+            .partition_point(|other| other.base <= segment.base);
+        state.segments.get(following).cloned()
+    }
+
+    /// The first written batch of the segment that ends at or above `offset`, and its position.
+    async fn find_offset(
+        &self,
+        segment: &Segment,
+        offset: Offset,
+    ) -> io::Result<Option<(Header, u32)>> {
+        let disk = &self.context.disk;
+        let dir = self.dir();
+        let start = segment.lookup(disk, &dir, offset).await?;
+        let mut scanner = Scanner::new(
+            segment.reader(disk, &dir).await?,
+            u64::from(segment.written.get()),
+            SEARCH_BYTES,
+        );
+        scanner
+            .find(start.position, |header| header.last_offset() >= offset)
+            .await
+    }
+
+    /// Where the batches below `upto` end in the segment, as far as written.
+    async fn position_of(&self, segment: &Rc<Segment>, upto: Offset) -> io::Result<u32> {
+        if upto >= segment.next_offset.get() {
+            return Ok(segment.written.get());
+        }
+        let in_memory = {
+            let state = self.state.borrow();
+            state.tail.find(upto).and_then(|(chunk, batch)| {
+                let chunk = state.tail.chunk(chunk)?;
+                Rc::ptr_eq(&chunk.segment, segment).then(|| chunk.batches[batch].position)
+            })
+        };
+        if let Some(position) = in_memory {
+            return Ok(position.min(segment.written.get()));
+        }
+        let found = self.find_offset(segment, upto).await?;
+        Ok(found.map_or(segment.written.get(), |(_, position)| position))
+    }
+
+    /// The first record with this timestamp or a later one (ListOffsets).
+    pub async fn offset_for_timestamp(
+        &self,
+        timestamp: TimestampMs,
+    ) -> Result<Option<FoundByTime>, LogError> {
+        self.check_online()?;
+        let end = self.end_offset();
+        // Searches look at files alone.
+        self.wait_until(|state| state.written_end >= end).await?;
+        self.search_time(timestamp)
+            .await
+            .map_err(|error| LogError::storage("searching a segment", &error))
+    }
+
+    async fn search_time(&self, timestamp: TimestampMs) -> io::Result<Option<FoundByTime>> {
+        let start = self.start_offset();
+        let mut next = self.segment_at(start);
+        while let Some(segment) = next {
+            let largest = self.largest_timestamp(&segment).await?;
+            if largest.timestamp >= timestamp
+                && let Some(found) = self.search_time_in(&segment, timestamp, start).await?
+            {
+                return Ok(Some(found));
+            }
+            next = self.segment_after(&segment);
+        }
+        Ok(None)
+    }
+
+    async fn search_time_in(
+        &self,
+        segment: &Segment,
+        timestamp: TimestampMs,
+        start: Offset,
+    ) -> io::Result<Option<FoundByTime>> {
+        let disk = &self.context.disk;
+        let dir = self.dir();
+        // An entry at the very timestamp may stand behind its first record.
+        let hint = segment.lookup_time(disk, &dir, timestamp - 1).await?;
+        let from = segment.lookup(disk, &dir, hint.offset.max(start)).await?;
+        let mut scanner = Scanner::new(
+            segment.reader(disk, &dir).await?,
+            u64::from(segment.written.get()),
+            SEARCH_BYTES,
+        );
+        let wanted =
+            |header: &Header| header.max_timestamp() >= timestamp && header.last_offset() >= start;
+        let Some((header, position)) = scanner.find(from.position, wanted).await? else {
+            return Ok(None);
+        };
+        let batch = scanner
+            .bytes(u64::from(position), header.size as usize)
+            .await?;
+        let found = Header::first_record(&batch, |record| {
+            record.timestamp >= timestamp && record.offset >= start
+        })
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(found.map(|record| FoundByTime {
+            timestamp: record.timestamp,
+            offset: record.offset,
+            leader_epoch: header.leader_epoch,
+        }))
+    }
+
+    /// The record with the largest timestamp of the log (ListOffsets with -3, KIP-734).
+    pub async fn max_timestamp(&self) -> Result<Option<FoundByTime>, LogError> {
+        self.check_online()?;
+        let end = self.end_offset();
+        self.wait_until(|state| state.written_end >= end).await?;
+        let search = async {
+            let mut largest: Option<TimestampOffset> = None;
+            let mut next = self.segment_at(self.start_offset());
+            while let Some(segment) = next {
+                let seen = self.largest_timestamp(&segment).await?;
+                if seen.timestamp >= 0
+                    && largest.is_none_or(|known| seen.timestamp > known.timestamp)
+                {
+                    largest = Some(seen);
+                }
+                next = self.segment_after(&segment);
+            }
+            match largest {
+                None => Ok(None),
+                Some(largest) => self.search_time(largest.timestamp).await,
+            }
+        };
+        search
+            .await
+            .map_err(|error| LogError::storage("searching a segment", &error))
+    }
+
+    pub(super) async fn largest_timestamp(&self, segment: &Segment) -> io::Result<TimestampOffset> {
+        segment
+            .largest_timestamp(&self.context.disk, &self.dir())
+            .await
+    }
+}
+
+/// Reads a segment's file in steps and looks at the headers in it.
+pub(super) struct Scanner {
+    file: File,
+    end: u64,
+    step: usize,
+    window: Bytes,
+    window_at: u64,
+}
+
+impl Scanner {
+    /// Looks at the file below `end`, `step` bytes at a time.
+    pub(super) fn new(file: File, end: u64, step: usize) -> Scanner {
+        Scanner {
+            file,
+            end,
+            step,
+            window: Bytes::new(),
+            window_at: 0,
+        }
+    }
+
+    /// `length` bytes at `position`; fewer at the end.
+    pub(super) async fn bytes(&mut self, position: u64, length: usize) -> io::Result<Bytes> {
+        let length = (self.end.saturating_sub(position)).min(length as u64) as usize;
+        let within = position >= self.window_at
+            && position + length as u64 <= self.window_at + self.window.len() as u64;
+        if !within {
+            let step = self.end.saturating_sub(position).min(self.step as u64) as usize;
+            self.window = self.file.read_at(position, length.max(step)).await?;
+            self.window_at = position;
+        }
+        let start = ((position - self.window_at) as usize).min(self.window.len());
+        let end = (start + length).min(self.window.len());
+        Ok(self.window.slice(start..end))
+    }
+
+    /// The header at `position`, if a whole batch may be there.
+    pub(super) async fn header(&mut self, position: u64) -> io::Result<Option<Header>> {
+        let bytes = self.bytes(position, HEADER_BYTES).await?;
+        let header = Header::parse(&bytes);
+        Ok(header.filter(|header| position + u64::from(header.size) <= self.end))
+    }
+
+    /// The first batch from `position` on that `wanted` holds for.
+    pub(super) async fn find(
+        &mut self,
+        position: u32,
+        wanted: impl Fn(&Header) -> bool,
+    ) -> io::Result<Option<(Header, u32)>> {
+        let mut position = position;
+        while let Some(header) = self.header(u64::from(position)).await? {
+            if wanted(&header) {
+                return Ok(Some((header, position)));
+            }
+            position += header.size;
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,270 @@
+//! Owns the buffers that batches were copied into: what the appender writes and what hot fetches send.
+//! All logs of a shard share one budget; what is written and oldest goes first. Does no I/O.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::{Rc, Weak};
+
+use bytes::Bytes;
+
+use super::Log;
+use super::segment::Segment;
+use crate::ids::Offset;
+use crate::io::{AppendBuffer, BLOCK};
+
+const CHUNK_BYTES_MIN: usize = 16 << 10;
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// The tail cache memory of one shard. Clones are handles on the same budget.
+#[derive(Clone)]
+pub struct TailBudget(Rc<Budget>);
+
+struct Budget {
+    limit: usize,
+    used: Cell<usize>,
+    /// In the order the chunks were made, over all logs.
+    queue: RefCell<VecDeque<Weak<Log>>>,
+}
+
+impl TailBudget {
+    pub fn new(limit_bytes: usize) -> TailBudget {
+        TailBudget(Rc::new(Budget {
+            limit: limit_bytes,
+            used: Cell::new(0),
+            queue: RefCell::default(),
+        }))
+    }
+
+    /// Bytes held by tail caches now. Unwritten bytes may take it above the limit.
+    pub fn used(&self) -> usize {
+        self.0.used.get()
+    }
+
+    fn take(&self, bytes: usize) {
+        self.0.used.set(self.0.used.get() + bytes);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.used.set(self.0.used.get() - bytes);
+    }
+
+    /// Notes that `log` has one chunk more, then evicts.
+    pub(super) fn on_new_chunk(&self, log: &Rc<Log>) {
+        self.0.queue.borrow_mut().push_back(Rc::downgrade(log));
+        self.evict();
+    }
+
+    /// Drops the oldest chunks that are written until the limit is kept. Call when something has been
+    /// written, with no borrow of any log held.
+    pub(super) fn evict(&self) {
+        if self.0.used.get() <= self.0.limit {
+            return;
+        }
+        let mut turns = self.0.queue.borrow().len();
+        while self.0.used.get() > self.0.limit && turns > 0 {
+            turns -= 1;
+            let Some(oldest) = self.0.queue.borrow_mut().pop_front() else {
+                return;
+            };
+            let Some(log) = oldest.upgrade() else {
+                continue; // Its chunks went with it.
+            };
+            if log.evict_oldest_chunk() == Eviction::Unwritten {
+                self.0.queue.borrow_mut().push_back(oldest);
+            }
+        }
+    }
+}
+
+#[derive(PartialEq)]
+pub(super) enum Eviction {
+    Done,
+    /// It dropped its chunks meanwhile.
+    Nothing,
+    Unwritten,
+}
+
+/// A stretch of one segment, in one buffer that starts at a block of the file.
+pub(super) struct Chunk {
+    pub(super) segment: Rc<Segment>,
+    /// Where in the file the buffer's first byte lies; a multiple of a block.
+    pub(super) file_position: u32,
+    pub(super) buffer: AppendBuffer,
+    /// Whole batches; the first starts behind the bytes that share its block with an earlier one.
+    pub(super) batches: Vec<Placed>,
+    /// The offset behind them.
+    pub(super) next_offset: Offset,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Placed {
+    pub(super) base_offset: Offset,
+    /// In the file.
+    pub(super) position: u32,
+    pub(super) size: u32,
+}
+
+impl Chunk {
+    /// Position in the file behind the last batch.
+    pub(super) fn end(&self) -> u32 {
+        self.file_position + self.buffer.len() as u32
+    }
+
+    fn first_offset(&self) -> Offset {
+        self.batches[0].base_offset
+    }
+
+    pub(super) fn slice(&self, from: u32, to: u32) -> Bytes {
+        let start = (from - self.file_position) as usize;
+        let end = (to - self.file_position) as usize;
+        self.buffer.slice(start..end)
+    }
+}
+
+/// One log's chunks, by offset, without holes between them.
+pub(super) struct Tail {
+    chunks: VecDeque<Chunk>,
+    budget: TailBudget,
+    next_capacity: usize,
+}
+
+impl Tail {
+    pub(super) fn new(budget: TailBudget) -> Tail {
+        Tail {
+            chunks: VecDeque::new(),
+            budget,
+            next_capacity: CHUNK_BYTES_MIN,
+        }
+    }
+
+    /// Copies a batch with these offsets to the end of `segment`, with `head` in place of its first
+    /// bytes. True if that took a new chunk.
+    pub(super) fn append(
+        &mut self,
+        segment: &Rc<Segment>,
+        batch: &[u8],
+        head: &[u8],
+        offsets: Range<Offset>,
+    ) -> bool {
+        let position = segment.size.get();
+        let fits = self.chunks.back().is_some_and(|chunk| {
+            Rc::ptr_eq(&chunk.segment, segment) && chunk.buffer.room() >= batch.len()
+        });
+        if !fits {
+            self.add_chunk(segment, position, batch.len(), offsets.start);
+        }
+        let chunk = self.chunks.back_mut().expect("just made sure");
+        assert_eq!(chunk.end(), position, "a chunk ends where its segment does");
+        let range = chunk.buffer.append(batch);
+        chunk.buffer.patch(range.start, head);
+        chunk.batches.push(Placed {
+            base_offset: offsets.start,
+            position,
+            size: batch.len() as u32,
+        });
+        chunk.next_offset = offsets.end;
+        !fits
+    }
+
+    fn add_chunk(
+        &mut self,
+        segment: &Rc<Segment>,
+        position: u32,
+        batch_bytes: usize,
+        next_offset: Offset,
+    ) {
+        let shared = position as usize % BLOCK;
+        let file_position = position - shared as u32;
+        let needed = (shared + batch_bytes).next_multiple_of(BLOCK);
+        let largest = (self.budget.0.limit / 16).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        let capacity = self.next_capacity.min(largest).max(needed);
+        self.next_capacity = (capacity * 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        // The block begins with bytes of earlier batches: of the chunk before, or of the file alone,
+        // which is a gap that the writer fills.
+        let before = self.chunks.back();
+        let buffer = match before.filter(|chunk| Rc::ptr_eq(&chunk.segment, segment)) {
+            None => AppendBuffer::with_gap(capacity, shared),
+            Some(chunk) => {
+                let unknown = chunk.file_position + chunk.buffer.gap() as u32;
+                let gap = unknown.saturating_sub(file_position) as usize;
+                let mut buffer = AppendBuffer::with_gap(capacity, gap);
+                buffer.append(&chunk.slice(file_position + gap as u32, position));
+                buffer
+            }
+        };
+        self.budget.take(capacity);
+        self.chunks.push_back(Chunk {
+            segment: segment.clone(),
+            file_position,
+            buffer,
+            batches: Vec::new(),
+            next_offset,
+        });
+    }
+
+    pub(super) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.chunks.iter()
+    }
+
+    pub(super) fn chunks_mut(&mut self) -> impl Iterator<Item = &mut Chunk> {
+        self.chunks.iter_mut()
+    }
+
+    /// Index of the chunk, and of the batch in it, that holds `offset`.
+    pub(super) fn find(&self, offset: Offset) -> Option<(usize, usize)> {
+        let following = self
+            .chunks
+            .partition_point(|chunk| chunk.first_offset() <= offset);
+        let chunk = following.checked_sub(1)?;
+        let following = self.chunks[chunk]
+            .batches
+            .partition_point(|batch| batch.base_offset <= offset);
+        Some((chunk, following - 1))
+    }
+
+    pub(super) fn chunk(&self, index: usize) -> Option<&Chunk> {
+        self.chunks.get(index)
+    }
+
+    fn evict_front(&mut self) -> Eviction {
+        let Some(chunk) = self.chunks.front() else {
+            return Eviction::Nothing;
+        };
+        if chunk.segment.written.get() < chunk.end() {
+            return Eviction::Unwritten;
+        }
+        self.drop_front();
+        Eviction::Done
+    }
+
+    fn drop_front(&mut self) {
+        if let Some(chunk) = self.chunks.pop_front() {
+            self.budget.give_back(chunk.buffer.capacity());
+        }
+    }
+
+    /// Lets go of everything; all must have been written.
+    pub(super) fn clear(&mut self) {
+        while !self.chunks.is_empty() {
+            self.drop_front();
+        }
+        self.next_capacity = CHUNK_BYTES_MIN;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Log {
+    fn evict_oldest_chunk(&self) -> Eviction {
+        self.state.borrow_mut().tail.evict_front()
+    }
+}

@@ -1,0 +1,168 @@
+//! The log on a real disk under glommio; crashes are in tests/simulation.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::*;
+use crate::io::{Disk, ring};
+use crate::protocol::{Part, Records};
+
+/// A batch of `count` records whose bytes are no records: the log does not look.
+fn batch(count: i32, body: usize, timestamp: TimestampMs) -> Vec<u8> {
+    let mut bytes = vec![0; 61 + body];
+    bytes[8..12].copy_from_slice(&((49 + body) as i32).to_be_bytes());
+    bytes[16] = 2;
+    bytes[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+    bytes[27..35].copy_from_slice(&timestamp.to_be_bytes());
+    bytes[35..43].copy_from_slice(&timestamp.to_be_bytes());
+    bytes[43..51].copy_from_slice(&(-1i64).to_be_bytes());
+    bytes[51..53].copy_from_slice(&(-1i16).to_be_bytes());
+    bytes[53..57].copy_from_slice(&(-1i32).to_be_bytes());
+    bytes[57..61].copy_from_slice(&count.to_be_bytes());
+    for (index, byte) in bytes[61..].iter_mut().enumerate() {
+        *byte = index as u8;
+    }
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}
+
+fn on_glommio(test: impl AsyncFnOnce() + Send + 'static) {
+    glommio::LocalExecutorBuilder::default()
+        .spawn(|| async move {
+            ring::init_thread().unwrap();
+            test().await
+        })
+        .unwrap()
+        .join()
+        .unwrap()
+}
+
+/// The bytes of records wherever they lie.
+fn bytes_of(records: &Records) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in records.parts() {
+        match part {
+            Part::Memory(memory) => bytes.extend_from_slice(memory),
+            Part::File(range) => {
+                let mut buffer = vec![0; range.length as usize];
+                let file = std::fs::File::from(range.file.try_clone().unwrap());
+                file.read_exact_at(&mut buffer, range.position).unwrap();
+                bytes.extend_from_slice(&buffer);
+            }
+        }
+    }
+    bytes
+}
+
+/// Walks the batches: offsets continue from `from`, checksums fit. Returns the offset behind.
+fn check(bytes: &[u8], from: Offset) -> Offset {
+    let mut rest = bytes;
+    let mut expected = from;
+    while let Some(header) = header::Header::parse(rest) {
+        if header.size as usize > rest.len() {
+            break;
+        }
+        assert_eq!(header.base_offset, expected);
+        assert!(header.checksum_fits(&rest[..header.size as usize]));
+        expected = header.next_offset();
+        rest = &rest[header.size as usize..];
+    }
+    expected
+}
+
+fn context(budget: usize) -> LogContext {
+    LogContext::on_this_thread(Disk::direct(), TailBudget::new(budget))
+}
+
+fn folder() -> tempfile::TempDir {
+    // Beside the build, which lies on a real disk; /tmp may be memory.
+    tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target").unwrap()
+}
+
+async fn read_all(log: &Rc<Log>, from: Offset) -> Offset {
+    let mut at = from;
+    while at < log.end_offset() {
+        let records = log.read(at, log.end_offset(), 100_000, true).await.unwrap();
+        let next = check(&bytes_of(&records), at);
+        assert!(next > at, "progress at {at}");
+        at = next;
+    }
+    at
+}
+
+fn segment_files(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_appended_is_read_back_hot_cold_and_after_recovery() {
+    let folder = folder();
+    let dir = folder.path().join("t-0");
+    on_glommio(async move || {
+        let settings = LogSettings {
+            segment_bytes: 300_000,
+            ..LogSettings::default()
+        };
+        let log = Log::create(context(128 << 10), dir.clone(), None, settings.clone(), 0)
+            .await
+            .unwrap();
+        let mut end = Offset(0);
+        for number in 0..500 {
+            let batch = batch(3, 100 + number * 7, 1_000 + number as i64);
+            let appended = log.append(&batch, LeaderEpoch(1), 0).unwrap();
+            assert_eq!(appended.base_offset, end);
+            end = appended.last_offset.plus(1);
+            if number % 50 == 0 {
+                log.flush().await.unwrap();
+                assert_eq!(log.durable_end(), end);
+                assert_eq!(read_all(&log, Offset(0)).await, end);
+            }
+        }
+        log.flush().await.unwrap();
+        assert!(log.context.budget.used() <= 128 << 10);
+        assert_eq!(read_all(&log, Offset(699)).await, end);
+        let epochs = log.end_offset_for(LeaderEpoch(1));
+        assert_eq!(epochs, Some((LeaderEpoch(1), end)));
+        drop(log);
+
+        let opening = Opening::default();
+        let (log, recovered) =
+            Log::open(context(1 << 20), dir.clone(), settings.clone(), opening, 0)
+                .await
+                .unwrap();
+        assert_eq!(recovered.cut_bytes, 0);
+        assert_eq!(log.end_offset(), end);
+        assert_eq!(read_all(&log, Offset(0)).await, end);
+        let appended = log.append(&batch(1, 10, 5_000), LeaderEpoch(2), 0).unwrap();
+        assert_eq!(appended.base_offset, end);
+        log.close().await.unwrap();
+
+        let opening = Opening {
+            clean: true,
+            ..Opening::default()
+        };
+        let (log, recovered) = Log::open(context(1 << 20), dir.clone(), settings, opening, 0)
+            .await
+            .unwrap();
+        assert_eq!(recovered.scanned_bytes, 0);
+        assert_eq!(log.end_offset(), end.plus(1));
+        assert_eq!(log.latest_epoch(), Some(LeaderEpoch(2)));
+        assert_eq!(read_all(&log, Offset(0)).await, end.plus(1));
+        let names = segment_files(&dir);
+        let segments = names.iter().filter(|name| name.ends_with(".log")).count();
+        assert!(segments > 3);
+        for extension in [".index", ".timeindex"] {
+            let count = names
+                .iter()
+                .filter(|name| name.ends_with(extension))
+                .count();
+            assert_eq!(count, segments);
+        }
+    });
+}

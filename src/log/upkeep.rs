@@ -1,0 +1,183 @@
+//! Owns what happens to a log now and then: syncs by time, what an idle log gives back, closing and
+//! the log's own end.
+
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::appender::add_last_time_entry;
+use super::{Log, LogError, segment_path};
+use crate::ids::TimestampMs;
+
+/// A log without appends for so long gives back its buffers and reserved space.
+pub const IDLE_MS: i64 = 10_000;
+
+impl Log {
+    /// To be called every second or so: syncs by `flush.ms`, forgets expired producers, removes files
+    /// that retention doomed, and makes an idle log small.
+    pub async fn tick(self: &Rc<Self>, now_ms: TimestampMs) -> Result<(), LogError> {
+        self.check_open()?;
+        self.flush_by_time(now_ms);
+        let expiration_ms = self.context.producer_id_expiration_ms;
+        self.producers.borrow_mut().expire(now_ms, expiration_ms);
+        self.remove_doomed(now_ms).await;
+        let idle = {
+            let state = self.state.borrow();
+            let active = state.active();
+            let holds = !state.tail.is_empty()
+                || active.allocated.get() > u64::from(active.size.get())
+                || active.has_files();
+            holds
+                && now_ms.saturating_sub(state.last_append_ms) >= IDLE_MS
+                && state.is_at_rest()
+                && state.written_end == state.end
+        };
+        if idle {
+            self.trim().await?;
+        }
+        Ok(())
+    }
+
+    fn flush_by_time(self: &Rc<Self>, now_ms: TimestampMs) {
+        use super::settings::Durability;
+        let Durability::Written { interval_ms, .. } = self.settings().durability() else {
+            return;
+        };
+        {
+            let state = &mut *self.state.borrow_mut();
+            let waited_ms = now_ms.saturating_sub(state.last_flush_ms);
+            if u64::try_from(waited_ms).is_ok_and(|waited| waited >= interval_ms) {
+                state.last_flush_ms = now_ms;
+                state.flush_target = state.written_end;
+            }
+        }
+        self.kick_syncer();
+    }
+
+    /// Gives back buffers, reserved space and descriptors. The next append reads its first block back.
+    async fn trim(self: &Rc<Self>) -> Result<(), LogError> {
+        let active = {
+            let mut state = self.state.borrow_mut();
+            state.writing = true; // Keeps the writer out of the file while it is cut.
+            state.tail.clear();
+            state.active().clone()
+        };
+        let size = u64::from(active.size.get());
+        let result = async {
+            self.wait_until(|_| !active.allocating.get()).await?;
+            if active.allocated.get() > size {
+                self.cut(&active, size)
+                    .await
+                    .map_err(|error| LogError::storage("trimming a segment", &error))?;
+            }
+            Ok(())
+        };
+        let result: Result<(), LogError> = result.await;
+        for segment in &self.state.borrow().segments {
+            segment.close_files();
+        }
+        self.state.borrow_mut().writing = false;
+        if let Err(error) = &result {
+            self.go_offline(error.clone());
+        }
+        self.wake_waiters();
+        self.kick_writer();
+        result
+    }
+
+    async fn cut(&self, segment: &super::segment::Segment, size: u64) -> io::Result<()> {
+        let dir = self.dir();
+        let file = segment.writer(&self.context.disk, &dir).await?;
+        file.truncate(size).await?;
+        segment.allocated.set(size);
+        Ok(())
+    }
+
+    /// Ends the log's work: all of it durable, files cut to their data, indexes, snapshot and epochs
+    /// written, so that the next opening may be `clean`. Refuses appends from the start on.
+    pub async fn close(self: &Rc<Self>) -> Result<(), LogError> {
+        self.check_open()?;
+        self.closing.set(true);
+        if self.state.borrow().changed {
+            self.flush().await?;
+            self.wait_until(|state| state.is_at_rest() && state.unfinished.is_empty())
+                .await?;
+            if let Err(error) = self.write_closing_state().await {
+                let error = LogError::storage("closing a log", &error);
+                self.go_offline(error.clone());
+                return Err(error);
+            }
+        }
+        self.state.borrow_mut().tail.clear();
+        for segment in &self.state.borrow().segments {
+            segment.close_files();
+        }
+        self.go_offline(LogError::Closed);
+        Ok(())
+    }
+
+    async fn write_closing_state(&self) -> io::Result<()> {
+        let active = self.state.borrow().active().clone();
+        let size = u64::from(active.size.get());
+        if active.allocated.get() > size {
+            self.cut(&active, size).await?;
+            let file = active.writer(&self.context.disk, &self.dir()).await?;
+            file.sync_data().await?;
+        }
+        add_last_time_entry(&active);
+        self.write_indexes(&active).await?;
+        let end = active.next_offset.get();
+        let snapshot = self.producers.borrow().encode_snapshot();
+        let path = segment_path(&self.dir(), end, "snapshot");
+        self.context
+            .disk
+            .write_file_synced(&path, &snapshot)
+            .await?;
+        self.write_epochs().await?;
+        self.sync_names().await?;
+        let mut state = self.state.borrow_mut();
+        state.recovery_point = end;
+        state.changed = false;
+        Ok(())
+    }
+
+    /// Ends the log and renames its folder to Kafka's `<name>.<unique>-delete`, which it returns; the
+    /// caller removes it when `file.delete.delay.ms` is over.
+    pub async fn delete(self: &Rc<Self>, unique: [u8; 16]) -> Result<PathBuf, LogError> {
+        self.closing.set(true);
+        self.go_offline(LogError::Closed);
+        let dir = self.dir();
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let unique: String = unique.iter().map(|byte| format!("{byte:02x}")).collect();
+        let suffix = format!(".{unique}-delete");
+        // Names end at 255 bytes; topic names are ASCII.
+        let kept = name.len().min(255 - suffix.len());
+        let doomed = dir.with_file_name(format!("{}{suffix}", &name[..kept]));
+        self.context
+            .disk
+            .rename(&dir, &doomed)
+            .await
+            .map_err(|error| LogError::storage("deleting a log", &error))?;
+        self.dir.replace(doomed.clone());
+        self.state.borrow_mut().tail.clear();
+        for segment in &self.state.borrow().segments {
+            segment.close_files();
+        }
+        Ok(doomed)
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), LogError> {
+        self.check_online()?;
+        if self.closing.get() {
+            return Err(LogError::Closed);
+        }
+        Ok(())
+    }
+}
+
+impl super::State {
+    /// No write, sync, finishing or reservation of space is under way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        !(self.writing || self.syncing || self.finishing || self.active().allocating.get())
+    }
+}
