@@ -251,6 +251,7 @@ mod tests {
         let context = Context {
             version: 0,
             flexible: true,
+            tagged: false,
         };
         let mut reader = reader(&[1, 0, 2, 0, 0, 0, 9]);
         let result = reader.tags(context, |r, _| r.i32().map(|_| true));

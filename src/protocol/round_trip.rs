@@ -1,15 +1,18 @@
 //! Tests of every message in every version, against a second encoder: `Sample` walks the tables and
 //! writes arbitrary values straight from them, sharing nothing with the generated code but the notation.
 
+use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::generator::model::{DefaultValue, Field, FieldKind, Message as Model, Struct, Table};
 use super::generator::parse;
-use super::wire::{DecodeError, Message};
+use super::records::metadata::MetadataRecord;
+use super::wire::{DecodeError, EncodeError, Message};
 use super::writer::put_uvarint;
-use super::{messages, records};
+use super::{Records, messages, records};
 
 /// A message type as a value: decodes its bytes and encodes what came of them.
 pub(crate) struct RoundTrip {
@@ -17,6 +20,8 @@ pub(crate) struct RoundTrip {
     pub min_version: i16,
     pub max_version: i16,
     pub run: fn(&Bytes, i16) -> Result<Bytes, DecodeError>,
+    /// A new message, encoded.
+    pub default: fn(i16) -> Result<Bytes, EncodeError>,
 }
 
 impl RoundTrip {
@@ -34,6 +39,7 @@ impl RoundTrip {
                 assert_eq!(message, again);
                 Ok(encoded)
             },
+            default: |version| M::default().to_bytes(version),
         }
     }
 }
@@ -171,7 +177,8 @@ impl<'a> Sample<'a> {
             };
         match (&field.kind, fill, &field.default) {
             (FieldKind::Struct(_), ..) if can_be_null => {
-                out.put_i8(if is_null { -1 } else { 1 });
+                let null = if field.tag.is_some() { 0 } else { -1 };
+                out.put_i8(if is_null { null } else { 1 });
                 if !is_null {
                     self.value(out, &field.kind, flexible, fill);
                 }
@@ -315,4 +322,167 @@ fn noise_never_panics() {
             }
         }
     });
+}
+
+/// What Kafka 4.4's own classes write, made by `tests/compat/corpus`.
+pub(crate) fn corpus() -> String {
+    let compressed = include_bytes!("../../tests/compat/corpus/corpus.txt.gz");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&compressed[..])
+        .read_to_string(&mut text)
+        .expect("a gzip of text");
+    text
+}
+
+pub(crate) fn from_hex(text: &str) -> Bytes {
+    let byte = |pair: &[u8]| {
+        u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hexadecimal")
+    };
+    text.as_bytes().chunks(2).map(byte).collect()
+}
+
+#[test]
+fn bytes_equal_those_of_kafkas_classes() {
+    let corpus = corpus();
+    let mut seen = BTreeSet::new();
+    let is_message = |line: &&str| !line.starts_with("batch ") && !line.starts_with("framed ");
+    for line in corpus.lines().filter(is_message) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [class, version, variant, rest @ ..] = words.as_slice() else {
+            panic!("{line}")
+        };
+        let generated = all()
+            .find(|generated| {
+                generated.name == *class || class.strip_suffix("Data") == Some(generated.name)
+            })
+            .unwrap_or_else(|| panic!("no type for {class}"));
+        let version: i16 = version.parse().expect("a version");
+        let bytes = from_hex(rest.first().unwrap_or(&""));
+        let told = format!("{class} v{version} {variant}");
+        assert_eq!(
+            (generated.run)(&bytes, version),
+            Ok(bytes.clone()),
+            "{told}"
+        );
+        if *variant == "default" {
+            assert_eq!((generated.default)(version), Ok(bytes), "{told}");
+        }
+        seen.insert((generated.name, version));
+    }
+    for generated in all() {
+        for version in generated.min_version..=generated.max_version {
+            assert!(
+                seen.contains(&(generated.name, version)),
+                "{} v{version}",
+                generated.name
+            );
+        }
+    }
+}
+
+#[test]
+fn metadata_records_are_framed_as_kafka_frames_them() {
+    let corpus = corpus();
+    let mut seen = 0;
+    for line in corpus
+        .lines()
+        .filter_map(|line| line.strip_prefix("framed "))
+    {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [class, version, bytes] = words.as_slice() else {
+            panic!("{line}")
+        };
+        let bytes = from_hex(bytes);
+        let record = MetadataRecord::decode(&bytes).expect(line);
+        assert_eq!(record.name(), *class);
+        assert_eq!(
+            record.encode(version.parse().expect("a version")),
+            Ok(bytes)
+        );
+        seen += 1;
+    }
+    assert!(seen > 30);
+}
+
+#[test]
+fn coordinator_keys_and_values_have_their_prefix() {
+    use records::group::{Key, OffsetCommitKey, OffsetCommitValue, Value};
+    let key = Key::from(OffsetCommitKey {
+        group: "g".into(),
+        topic: "t".into(),
+        partition: 3,
+    });
+    let bytes = key.encode().unwrap();
+    assert_eq!(bytes[..], [0, 1, 0, 1, b'g', 0, 1, b't', 0, 0, 0, 3]);
+    assert_eq!(Key::decode(&bytes), Ok(key));
+    let value = Value::from(OffsetCommitValue {
+        offset: 9,
+        ..Default::default()
+    });
+    let bytes = value.encode(3).unwrap();
+    assert_eq!(bytes[..2], [0, 3]);
+    assert_eq!(Value::decode(1, &bytes), Ok(value));
+    assert!(Value::decode(99, &bytes).is_err());
+}
+
+#[test]
+fn records_of_a_produce_request_stay_in_the_frame() {
+    use messages::produce_request::{PartitionProduceData, TopicProduceData};
+    let records = Records::from(Bytes::from(vec![1u8; 5000]));
+    let partition = PartitionProduceData {
+        index: 0,
+        records: Some(records.clone()),
+    };
+    let topic = TopicProduceData {
+        name: "t".into(),
+        partition_data: vec![partition],
+        ..Default::default()
+    };
+    let request = messages::ProduceRequest {
+        topic_data: vec![topic],
+        ..Default::default()
+    };
+    let frame = request.to_bytes(9).unwrap();
+    let decoded = messages::ProduceRequest::from_bytes(&frame, 9).unwrap();
+    let found = decoded.topic_data[0].partition_data[0]
+        .records
+        .as_ref()
+        .unwrap();
+    assert_eq!(found, &records);
+    assert!(frame.as_ptr_range().contains(&found.to_bytes().as_ptr()));
+}
+
+#[test]
+fn fields_that_a_version_lacks_must_be_default_or_ignorable() {
+    let mut request = messages::FetchRequest {
+        replica_id: 3,
+        ..Default::default()
+    };
+    assert!(request.to_bytes(14).is_ok());
+    assert_eq!(
+        request.to_bytes(15),
+        Err(EncodeError::FieldNotInVersion {
+            structure: "FetchRequest",
+            field: "ReplicaId",
+            version: 15
+        })
+    );
+    // Ignorable.
+    request = messages::FetchRequest {
+        rack_id: "r".into(),
+        ..Default::default()
+    };
+    assert!(request.to_bytes(4).is_ok());
+    assert!(matches!(
+        request.to_bytes(3),
+        Err(EncodeError::UnsupportedVersion { .. })
+    ));
+    assert!(matches!(
+        messages::MetadataRequest {
+            topics: None,
+            ..Default::default()
+        }
+        .to_bytes(0),
+        Err(EncodeError::NullNotInVersion { .. })
+    ));
 }

@@ -18,9 +18,18 @@ pub struct Context {
     pub version: i16,
     /// Lengths are compact and structs end with tagged fields (KIP-482).
     pub flexible: bool,
+    /// The value is a tagged field's, where the mark ahead of a struct that may be null is another one.
+    pub tagged: bool,
 }
 
 impl Context {
+    pub fn tagged(self) -> Context {
+        Context {
+            tagged: true,
+            ..self
+        }
+    }
+
     /// For the odd field that never became flexible.
     pub fn rigid(self) -> Context {
         Context {
@@ -57,16 +66,35 @@ pub trait Wire: Sized {
     fn read(reader: &mut Reader, context: Context) -> Decoded<Self>;
     fn write(&self, writer: &mut Writer, context: Context) -> Encoded;
 
-    /// Null is a byte of its own ahead of structs, and a length of -1 for all that has a length.
+    /// Null is a mark of its own ahead of structs, and a length of -1 for all that has a length.
+    /// The mark is -1 or 1, in a tagged field 0 or 1.
     fn read_nullable(reader: &mut Reader, context: Context) -> Decoded<Option<Self>> {
-        match reader.i8()? {
-            ..0 => Ok(None),
-            _ => Self::read(reader, context).map(Some),
+        let present = if context.tagged {
+            reader.uvarint()? > 0
+        } else {
+            reader.i8()? >= 0
+        };
+        let context = Context {
+            tagged: false,
+            ..context
+        };
+        if present {
+            Self::read(reader, context).map(Some)
+        } else {
+            Ok(None)
         }
     }
 
     fn write_nullable(value: Option<&Self>, writer: &mut Writer, context: Context) -> Encoded {
-        writer.i8(if value.is_some() { 1 } else { -1 });
+        writer.i8(match value {
+            Some(_) => 1,
+            None if context.tagged => 0,
+            None => -1,
+        });
+        let context = Context {
+            tagged: false,
+            ..context
+        };
         value.map_or(Ok(()), |value| value.write(writer, context))
     }
 }
@@ -86,6 +114,7 @@ pub trait Message: Wire + Default {
             .then_some(Context {
                 version,
                 flexible: version >= Self::FIRST_FLEXIBLE,
+                tagged: false,
             })
     }
 
@@ -289,10 +318,7 @@ impl<T: Wire> Wire for Vec<T> {
         let Some(length) = reader.length(context, false)? else {
             return Ok(None);
         };
-        // An element is mostly larger here than on the wire. Reserve what the frame's own size pays for;
-        // beyond that the vector grows as elements really come.
-        let paid = reader.remaining() / size_of::<T>().max(1);
-        let mut elements = Vec::with_capacity(length.min(paid.max(1)));
+        let mut elements = Vec::with_capacity(capacity::<T>(length, reader.remaining()));
         for _ in 0..length {
             elements.push(T::read(reader, context)?);
         }
@@ -306,6 +332,12 @@ impl<T: Wire> Wire for Vec<T> {
             .flatten()
             .try_for_each(|element| element.write(writer, context))
     }
+}
+
+/// How many elements to reserve for. One is mostly larger here than on the wire: reserve what the frame's
+/// own size pays for; beyond that the vector grows as elements really come.
+fn capacity<T>(length: usize, remaining: usize) -> usize {
+    length.min(remaining / size_of::<T>().max(1))
 }
 
 impl<T: Wire> Wire for Option<T> {
@@ -374,4 +406,45 @@ pub(super) fn encode_prefixed(
     writer.i16(prefix);
     fields(&mut writer)?;
     Ok(writer.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::messages::fetch_request::FetchTopic;
+
+    #[test]
+    fn an_array_reserves_no_more_than_its_frame_pays_for() {
+        // 4 KiB whose first four bytes claim as many topics as bytes follow: the most that is believed.
+        let mut frame = vec![0u8; 4096];
+        frame[..4].copy_from_slice(&4092u32.to_be_bytes());
+        let remaining = frame.len() - 4;
+        assert!(remaining * size_of::<FetchTopic>() > 10 * frame.len());
+        let context = Context {
+            version: 4,
+            flexible: false,
+            tagged: false,
+        };
+        // A topic takes six bytes here, so reading ends short of the claim.
+        let result = Reader::new(frame.clone().into()).get::<Vec<FetchTopic>>(context);
+        assert!(matches!(result, Err(DecodeError::Truncated { .. })));
+        assert!(capacity::<FetchTopic>(4092, remaining) * size_of::<FetchTopic>() <= remaining);
+
+        // One more than the bytes that follow is not believed at all.
+        frame[..4].copy_from_slice(&4093u32.to_be_bytes());
+        let result = Reader::new(frame.into()).get::<Vec<i8>>(context);
+        assert_eq!(
+            result,
+            Err(DecodeError::Truncated {
+                position: 0,
+                missing: 1
+            })
+        );
+    }
+
+    #[test]
+    fn arrays_of_numbers_are_reserved_exactly() {
+        assert_eq!(capacity::<i32>(10, 40), 10);
+        assert_eq!(capacity::<i8>(10, 10), 10);
+    }
 }

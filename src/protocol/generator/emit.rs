@@ -309,10 +309,10 @@ fn write_function(out: &mut String, message: &Message, definition: &Struct) {
             if let Presence::When(present) = condition(field.versions, flexible_versions(message)) {
                 test = format!("{present} && {test}");
             }
+            let (name, context) = (names::field(&field.name), context(field));
             line!(
                 body,
-                "if {test} {{ w.tag(tags, {tag}, &self.{}, c)?; }}",
-                names::field(&field.name)
+                "if {test} {{ w.tag(tags, {tag}, &self.{name}, {context})?; }}"
             );
         }
         line!(body, "}}");
@@ -345,10 +345,10 @@ fn write_field(definition: &Struct, field: &Field, valid: Versions) -> String {
 }
 
 fn context(field: &Field) -> &'static str {
-    if field.never_flexible {
-        "c.rigid()"
-    } else {
-        "c"
+    match field.kind {
+        FieldKind::Struct(_) if field.tag.is_some() && field.is_optional() => "c.tagged()",
+        _ if field.never_flexible => "c.rigid()",
+        _ => "c",
     }
 }
 

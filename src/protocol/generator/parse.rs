@@ -186,9 +186,9 @@ fn default_value(text: &str) -> Result<DefaultValue, String> {
     Ok(match text {
         "null" => DefaultValue::Null,
         "\"\"" | "false" | "0" => DefaultValue::Zero,
+        // A JSON null in Kafka's definitions is no default at all: the field is empty, not null.
+        "None" => DefaultValue::Zero,
         "true" => DefaultValue::True,
-        // A JSON null in Kafka's own definitions.
-        "None" => DefaultValue::Null,
         _ => DefaultValue::Number(match text.strip_prefix("0x") {
             Some(hex) => {
                 i64::from_str_radix(hex, 16).map_err(|error| format!("{text}: {error}"))?
