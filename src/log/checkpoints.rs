@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{Offset, PartitionIndex};
+use crate::ids::{BrokerId, Offset, PartitionIndex, TimestampMs};
+use crate::protocol::Uuid;
 
 /// File names in a data folder, then in a partition's folder.
 pub const RECOVERY_POINT_FILE: &str = "recovery-point-offset-checkpoint";
@@ -171,6 +172,161 @@ impl CleanShutdown {
     }
 }
 
+/// Content of `partition.metadata`: which topic the partition's folder belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartitionMetadata {
+    pub topic_id: Uuid,
+}
+
+impl PartitionMetadata {
+    pub fn parse(text: &str) -> Result<PartitionMetadata, FormatError> {
+        let mut lines = text.lines();
+        let version = lines.next().and_then(|line| line.strip_prefix("version:"));
+        let version = version.and_then(|version| version.trim().parse::<i32>().ok());
+        // Later versions may add lines but keep these, says Kafka's own reader.
+        if version.is_none_or(|version| version < 0) {
+            return Err(FormatError::line(1, "`version: ` and a number"));
+        }
+        let topic_id = lines.next().and_then(|line| line.strip_prefix("topic_id:"));
+        let topic_id = topic_id.and_then(|id| id.trim().parse::<Uuid>().ok());
+        match topic_id {
+            Some(topic_id) if !topic_id.is_zero() => Ok(PartitionMetadata { topic_id }),
+            _ => Err(FormatError::line(2, "`topic_id: ` and a topic id")),
+        }
+    }
+
+    /// The text, which ends without a line feed, as Kafka's does.
+    pub fn format(self) -> String {
+        format!("version: 0\ntopic_id: {}", self.topic_id)
+    }
+}
+
+/// Content of `meta.properties`: whose data folder this is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MetaProperties {
+    pub node_id: BrokerId,
+    pub cluster_id: String,
+    /// Folders written before KIP-858 have none.
+    pub directory_id: Option<Uuid>,
+}
+
+impl MetaProperties {
+    pub fn parse(text: &str) -> Result<MetaProperties, FormatError> {
+        let properties = properties(text);
+        let required = |key: &'static str| {
+            let value = properties
+                .get(key)
+                .map(String::as_str)
+                .filter(|value| !value.is_empty());
+            value.ok_or(FormatError::Property {
+                key,
+                problem: "is missing",
+            })
+        };
+        // Version 0 is from ZooKeeper's days: the id of its broker may be missing, and it has another name.
+        if required("version")? != "1" {
+            return Err(FormatError::Property {
+                key: "version",
+                problem: "is not 1",
+            });
+        }
+        let node_id: i32 = required("node.id")?
+            .parse()
+            .ok()
+            .filter(|id| *id >= 0)
+            .ok_or(FormatError::Property {
+                key: "node.id",
+                problem: "is not a node's number",
+            })?;
+        let directory_id = match properties.get("directory.id") {
+            None => None,
+            Some(id) => Some(id.parse().map_err(|_| FormatError::Property {
+                key: "directory.id",
+                problem: "is not 22 letters of base64",
+            })?),
+        };
+        Ok(MetaProperties {
+            node_id: BrokerId(node_id),
+            cluster_id: required("cluster.id")?.to_owned(),
+            directory_id,
+        })
+    }
+
+    /// The text, with the comment and the order that Kafka's has.
+    pub fn format(&self, now_ms: TimestampMs) -> String {
+        let directory_id = self
+            .directory_id
+            .map_or(String::new(), |id| format!("directory.id={id}\n"));
+        format!(
+            "#\n#{}\nnode.id={}\n{directory_id}version=1\ncluster.id={}\n",
+            java_date(now_ms),
+            self.node_id,
+            escape_property(&self.cluster_id),
+        )
+    }
+}
+
+/// What of Java's properties files Kafka's have: comments, `key=value` or `key: value`, and backslashes
+/// before letters that mean themselves. The last of several equal keys counts.
+fn properties(text: &str) -> BTreeMap<&str, String> {
+    let mut properties = BTreeMap::new();
+    for line in text.lines() {
+        let line = line.trim_start();
+        if line.is_empty() || line.starts_with(['#', '!']) {
+            continue;
+        }
+        if let Some((key, value)) = line.split_once(['=', ':']) {
+            properties.insert(key.trim_end(), value.trim_start().replace('\\', ""));
+        }
+    }
+    properties
+}
+
+fn escape_property(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for letter in value.chars() {
+        if matches!(letter, '=' | ':' | '#' | '!') {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+    }
+    escaped
+}
+
+/// A time as Java's `Date` prints it, in UTC: `Sat Nov 21 08:52:59 UTC 2026`.
+fn java_date(now_ms: TimestampMs) -> String {
+    const DAY_SECONDS: i64 = 86_400;
+    const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let seconds = now_ms.div_euclid(1000);
+    let (days, of_day) = (
+        seconds.div_euclid(DAY_SECONDS),
+        seconds.rem_euclid(DAY_SECONDS),
+    );
+    // The Gregorian calendar repeats every 400 years; counted from March a leap day comes last.
+    let from_march = days + 719_468;
+    let (era, of_era) = (
+        from_march.div_euclid(146_097),
+        from_march.rem_euclid(146_097),
+    );
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12;
+    let year = year_of_era + era * 400 + i64::from(month < 2);
+    format!(
+        "{} {} {day:02} {:02}:{:02}:{:02} UTC {year}",
+        WEEKDAYS[days.rem_euclid(7) as usize],
+        MONTHS[month as usize],
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,5 +381,93 @@ mod tests {
         );
         assert_eq!(CleanShutdown::parse("").broker_epoch, None);
         assert_eq!(CleanShutdown::parse("}{").broker_epoch, None);
+    }
+
+    /// Written by Apache Kafka 4.4.
+    macro_rules! fixture {
+        ($name:literal) => {
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/fixtures/kafka-4.4/",
+                $name
+            ))
+        };
+    }
+
+    #[test]
+    fn apache_kafkas_files_are_read_and_written_again() {
+        let offsets = parse_offsets(fixture!("recovery-point-offset-checkpoint")).unwrap();
+        assert_eq!(offsets.len(), 5);
+        assert_eq!(
+            offsets[&("codecs".to_owned(), PartitionIndex(0))],
+            Offset(25)
+        );
+        assert_eq!(
+            offsets,
+            parse_offsets(fixture!("replication-offset-checkpoint")).unwrap()
+        );
+        assert!(
+            parse_offsets(fixture!("log-start-offset-checkpoint"))
+                .unwrap()
+                .is_empty()
+        );
+
+        let clean = CleanShutdown::parse(fixture!(".kafka_cleanshutdown"));
+        assert_eq!(clean.broker_epoch, Some(12));
+        assert_eq!(clean.format(), fixture!(".kafka_cleanshutdown"));
+
+        let partition = PartitionMetadata::parse(fixture!("plain-0/partition.metadata")).unwrap();
+        assert_eq!(partition.topic_id.to_string(), "28zYiOt7TIuvc_RSs8RRtQ");
+        assert_eq!(partition.format(), fixture!("plain-0/partition.metadata"));
+
+        let meta = MetaProperties::parse(fixture!("meta.properties")).unwrap();
+        assert_eq!(meta.node_id, BrokerId(0));
+        assert_eq!(meta.cluster_id, "MkU3OEVBNTcwNTJENDM2Qg");
+        // Sat Nov 21 11:55:47 UTC 2026
+        assert_eq!(meta.format(1_795_262_147_000), fixture!("meta.properties"));
+    }
+
+    #[test]
+    fn malformed_metadata_is_told() {
+        let told = |text: &str| PartitionMetadata::parse(text).unwrap_err().to_string();
+        assert_eq!(told(""), "line 1 is not `version: ` and a number");
+        assert_eq!(
+            told("version: -1\n"),
+            "line 1 is not `version: ` and a number"
+        );
+        assert_eq!(
+            told("version: 0\n"),
+            "line 2 is not `topic_id: ` and a topic id"
+        );
+        assert_eq!(
+            told("version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA"),
+            told("version: 0\n")
+        );
+
+        let told = |text: &str| MetaProperties::parse(text).unwrap_err().to_string();
+        assert_eq!(told(""), "version is missing");
+        assert_eq!(told("version=0\nbroker.id=1"), "version is not 1");
+        assert_eq!(told("version=1\n"), "node.id is missing");
+        assert_eq!(
+            told("version=1\nnode.id=-1\n"),
+            "node.id is not a node's number"
+        );
+        assert_eq!(told("version=1\nnode.id=1\n"), "cluster.id is missing");
+        let text = "! hand-made\n version = 1\nnode.id: 7\ncluster.id=a\\=b\n\n";
+        let meta = MetaProperties::parse(text).unwrap();
+        assert_eq!(
+            (meta.node_id, meta.cluster_id.as_str(), meta.directory_id),
+            (BrokerId(7), "a=b", None)
+        );
+        assert_eq!(MetaProperties::parse(&meta.format(0)).unwrap(), meta);
+    }
+
+    #[test]
+    fn dates_are_javas() {
+        assert_eq!(java_date(0), "Thu Jan 01 00:00:00 UTC 1970");
+        assert_eq!(java_date(951_782_399_999), "Mon Feb 28 23:59:59 UTC 2000");
+        assert_eq!(java_date(951_782_400_000), "Tue Feb 29 00:00:00 UTC 2000");
+        assert_eq!(java_date(4_107_542_400_000), "Mon Mar 01 00:00:00 UTC 2100");
+        assert_eq!(java_date(-1), "Wed Dec 31 23:59:59 UTC 1969");
     }
 }

@@ -411,4 +411,15 @@ mod tests {
         );
         assert!(index.is_full(32) && index.is_full(39) && !index.is_full(40));
     }
+
+    #[test]
+    fn apache_kafkas_file_is_read_and_written_again() {
+        let bytes = include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/kafka-4.4/small-0/00000000000000000000.index"
+        ));
+        let index = OffsetIndex::decode(Offset(0), bytes).unwrap();
+        assert_eq!(index.len(), 5);
+        assert_eq!(index.encode_from(0), bytes);
+    }
 }

@@ -13,7 +13,9 @@ use zerocopy::byteorder::big_endian::{I16, I32, I64, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::checkpoints::FormatError;
+use super::transaction_index::AbortedTransaction;
 use crate::ids::{Offset, ProducerId, TimestampMs};
+use crate::protocol::batch::{self, Batch, BatchError, BatchHeader, ControlType};
 
 /// Kafka caches as many batches a producer, because a producer may have as many requests in flight.
 pub const BATCHES_CACHED: usize = 5;
@@ -355,7 +357,84 @@ impl ProducerStates {
     }
 }
 
+impl ProducerStates {
+    /// Takes in a batch that is in the log already: at recovery, and on a follower. Returns the entry
+    /// that the segment's aborted-transaction index gets, if the batch ends an aborted transaction.
+    /// An error means that a control batch can't be read.
+    pub fn replay(&mut self, batch: &Batch) -> Result<Option<AbortedTransaction>, BatchError> {
+        let mut aborted = None;
+        if batch.has_producer_id() {
+            if !batch.is_control() {
+                self.append(&ProducerBatch::of(batch, batch.base_offset()));
+            } else if let Some(marker) = EndMarker::of(batch)? {
+                aborted = self.end_transaction(&marker);
+            }
+        }
+        self.advance_to(batch.next_offset());
+        Ok(aborted)
+    }
+
+    /// `append_marker` and what follows from it, in one.
+    pub fn end_transaction(&mut self, marker: &EndMarker) -> Option<AbortedTransaction> {
+        let completed = self.append_marker(marker)?;
+        let last_stable_offset = self.last_stable_offset_after(&completed);
+        self.complete(&completed);
+        completed.aborted.then_some(AbortedTransaction {
+            producer_id: completed.producer_id,
+            first_offset: completed.first_offset,
+            last_offset: completed.last_offset,
+            last_stable_offset,
+        })
+    }
+}
+
+impl EndMarker {
+    /// The marker that a control batch holds; `None` when cleaning has emptied it, or it is a control
+    /// batch of another kind.
+    pub fn of(batch: &Batch) -> Result<Option<EndMarker>, BatchError> {
+        let Some(record) = batch::records(batch, MARKER_BATCH_BYTES_MAX)?.next() else {
+            return Ok(None);
+        };
+        let record = record?;
+        let unreadable = BatchError::BadRecord { index: 0 };
+        // Key: version and type, two bytes each. Value: version (two bytes) and coordinator epoch.
+        let key = record.key.ok_or(unreadable)?;
+        let kind = key.get(2..4).ok_or(unreadable)?;
+        let committed = match i16::from_be_bytes([kind[0], kind[1]]) {
+            kind if kind == ControlType::Commit as i16 => true,
+            kind if kind == ControlType::Abort as i16 => false,
+            _ => return Ok(None),
+        };
+        let value = record.value.ok_or(unreadable)?;
+        let coordinator_epoch = value.get(2..).and_then(|rest| rest.first_chunk::<4>());
+        Ok(Some(EndMarker {
+            producer_id: batch.producer_id(),
+            producer_epoch: batch.producer_epoch(),
+            coordinator_epoch: i32::from_be_bytes(*coordinator_epoch.ok_or(unreadable)?),
+            committed,
+            offset: batch.base_offset(),
+            timestamp: record.timestamp,
+        }))
+    }
+}
+
+/// A marker's record is some twenty bytes.
+const MARKER_BATCH_BYTES_MAX: usize = 4096;
+
 impl ProducerBatch {
+    /// What `header` says, with the offsets the batch gets when it is appended at `base_offset`.
+    pub fn of(header: &BatchHeader, base_offset: Offset) -> ProducerBatch {
+        ProducerBatch {
+            producer_id: header.producer_id(),
+            producer_epoch: header.producer_epoch(),
+            base_sequence: header.base_sequence(),
+            base_offset,
+            last_offset: base_offset.plus(header.last_offset_delta().into()),
+            max_timestamp: header.max_timestamp(),
+            transactional: header.is_transactional(),
+        }
+    }
+
     /// Sequences go from `i32::MAX` to 0.
     pub fn last_sequence(&self) -> i32 {
         if self.base_sequence == NO_SEQUENCE {
@@ -1015,5 +1094,48 @@ mod tests {
             b.extend_from_within(10..);
         });
         assert!(matches!(twice, FormatError::Entry { number: 1, .. }));
+    }
+
+    /// Written by Apache Kafka 4.4: two producers, of which one has a transaction open.
+    const SNAPSHOT: &[u8] = include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/kafka-4.4/txn-0/00000000000000000019.snapshot"
+    ));
+    const TRANSACTIONS_LOG: &[u8] = include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/kafka-4.4/txn-0/00000000000000000000.log"
+    ));
+    const TRANSACTIONS_INDEX: &[u8] = include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/kafka-4.4/txn-0/00000000000000000000.txnindex"
+    ));
+
+    #[test]
+    fn apache_kafkas_snapshot_is_read_and_written_again() {
+        let states = ProducerStates::decode_snapshot(Offset(19), SNAPSHOT).unwrap();
+        assert_eq!(states.len(), 2);
+        assert_eq!(states.first_unstable_offset(), Some(Offset(18)));
+        assert_eq!(states.encode_snapshot(), SNAPSHOT);
+    }
+
+    #[test]
+    fn apache_kafkas_log_leads_to_its_snapshot_and_its_index() {
+        let mut states = ProducerStates::new(Offset(0));
+        let mut index = crate::log::transaction_index::TransactionIndex::new();
+        for batch in batch::batches(&bytes::Bytes::from_static(TRANSACTIONS_LOG)) {
+            if let Some(aborted) = states.replay(&batch.unwrap()).unwrap() {
+                index.append(aborted);
+            }
+        }
+        assert_eq!(states.end_offset(), Offset(19));
+        assert_eq!(states.encode_snapshot(), SNAPSHOT);
+        assert_eq!(index.encode_from(0), TRANSACTIONS_INDEX);
+        assert_eq!(
+            states.first_unstable_offset(),
+            Some(Offset(0)),
+            "nothing is replicated yet"
+        );
+        states.on_high_watermark(Offset(19));
+        assert_eq!(states.first_unstable_offset(), Some(Offset(18)));
     }
 }

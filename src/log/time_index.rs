@@ -291,4 +291,15 @@ mod tests {
     fn the_last_place_is_kept_for_rolling() {
         assert!(filled().is_full(48) && !filled().is_full(60));
     }
+
+    #[test]
+    fn apache_kafkas_file_is_read_and_written_again() {
+        let bytes = include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/kafka-4.4/plain-0/00000000000000000000.timeindex"
+        ));
+        let index = TimeIndex::decode(Offset(0), bytes).unwrap();
+        assert_eq!(index.len(), 3);
+        assert_eq!(index.encode_from(0), bytes);
+    }
 }
