@@ -65,10 +65,19 @@ impl BrokerConfig {
                 definition.parse(text)?;
             }
         }
-        let none = DynamicConfigs::default();
+        BrokerConfig::resolve(given, &DynamicConfigs::default())
+    }
+
+    /// The same broker with what was set dynamically since it started. Settings that cannot
+    /// change at run time keep their values, as they are refused when they are set.
+    pub fn reconfigured(&self, dynamic: &DynamicConfigs) -> Result<BrokerConfig, ConfigError> {
+        BrokerConfig::resolve(self.given.clone(), dynamic)
+    }
+
+    fn resolve(given: Settings, dynamic: &DynamicConfigs) -> Result<BrokerConfig, ConfigError> {
         let values = Values(Layers {
             given: &given,
-            dynamic: &none,
+            dynamic,
         });
         let (listeners, advertised_listeners) = listeners(&values)?;
         let node_id = match given.contains_key("node.id") {

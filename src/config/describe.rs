@@ -62,6 +62,53 @@ pub fn topic(
         .collect()
 }
 
+/// One setting of a topic that has just been created, as CreateTopics tells it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreatedEntry {
+    pub name: &'static str,
+    pub value: Option<String>,
+    pub source: Source,
+}
+
+/// What CreateTopics tells of the new topic's settings, in name order. Unlike DescribeConfigs it
+/// repeats given values as they were written and names the source of values in another unit.
+pub fn created_topic(
+    overrides: &Settings,
+    config: &BrokerConfig,
+    dynamic: &DynamicConfigs,
+) -> Vec<CreatedEntry> {
+    let layers = config.layers(dynamic);
+    definitions::topic()
+        .values()
+        .filter(|definition| !definition.internal)
+        .map(|definition| {
+            if let Some(own) = overrides.get(definition.name) {
+                return CreatedEntry {
+                    name: definition.name,
+                    value: Some(own.clone()),
+                    source: Source::DynamicTopic,
+                };
+            }
+            let names = definition
+                .synonym
+                .map(definitions::broker_synonyms)
+                .unwrap_or_default();
+            let given = |layer: &Settings| names.iter().any(|name| layer.contains_key(*name));
+            let source = match definition.synonym {
+                Some(_) if given(&dynamic.broker) => Source::DynamicBroker,
+                Some(_) if given(&dynamic.cluster) => Source::DynamicDefaultBroker,
+                Some(_) if given(&config.given) => Source::StaticBroker,
+                _ => Source::Default,
+            };
+            CreatedEntry {
+                name: definition.name,
+                value: topic::effective(definition, overrides, layers).map(|v| v.to_string()),
+                source,
+            }
+        })
+        .collect()
+}
+
 /// A group's settings, in name order.
 pub fn group(
     overrides: &Settings,

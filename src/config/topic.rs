@@ -3,7 +3,7 @@
 
 use super::{ConfigError, Layers, Settings, Value, definition::Definition, definitions};
 
-pub(super) const COMPACTION_REFUSED: &str = "Invalid value compact for configuration cleanup.policy: \
+pub const COMPACTION_REFUSED: &str = "Invalid value compact for configuration cleanup.policy: \
      compaction does not work in this version of Coati; only 'delete' is accepted";
 
 /// When an acks=all produce counts as stored.
