@@ -1,1 +1,3 @@
-//! Empty until its first piece lands.
+//! Owns one partition: what it takes from producers.
+
+pub mod validate;

@@ -289,12 +289,7 @@ impl<'a> BatchView<'a> {
     }
 
     pub fn verify_crc(&self) -> Result<(), BatchError> {
-        let (stated, actual) = (self.crc(), crc32c::crc32c(&self.bytes[CRC_START..]));
-        if stated == actual {
-            Ok(())
-        } else {
-            Err(BatchError::BadCrc { stated, actual })
-        }
+        verify_crc(self.bytes)
     }
 
     /// What a producer must keep to beyond `parse`, as Kafka checks it: offsets from 0 without holes, no
@@ -418,6 +413,20 @@ pub fn views(bytes: &[u8]) -> impl Iterator<Item = Result<BatchView<'_>, BatchEr
     })
 }
 
+/// Checks the CRC of one whole batch, of which nothing else needs to be right.
+///
+/// # Panics
+/// When `batch` is shorter than a header.
+pub fn verify_crc(batch: &[u8]) -> Result<(), BatchError> {
+    let header = BatchHeader::peek(batch).expect("a whole batch");
+    let (stated, actual) = (header.crc(), crc32c::crc32c(&batch[CRC_START..]));
+    if stated == actual {
+        Ok(())
+    } else {
+        Err(BatchError::BadCrc { stated, actual })
+    }
+}
+
 /// The header at the start of a batch that is about to be stored.
 ///
 /// # Panics
@@ -445,6 +454,34 @@ pub fn set_log_append_time(batch: &mut [u8], now: TimestampMs) {
     header.attributes.set(attributes);
     header.max_timestamp.set(now);
     seal(batch);
+}
+
+/// Makes one whole batch say that its records have their producers' times, of which `max` is the
+/// largest; makes the CRC anew.
+pub fn set_create_time(batch: &mut [u8], max: TimestampMs) {
+    let header = header_mut(batch);
+    let attributes = header.attributes() & !LOG_APPEND_TIME;
+    header.attributes.set(attributes);
+    header.max_timestamp.set(max);
+    seal(batch);
+}
+
+/// The batch that `header` stands for with its records packed otherwise: `payload` is the same records
+/// compressed with `codec`.
+///
+/// # Panics
+/// When the batch would be 2 GiB or more.
+pub fn repack(header: &BatchHeader, codec: Codec, payload: &[u8]) -> Vec<u8> {
+    let mut batch = Vec::with_capacity(HEADER_BYTES + payload.len());
+    batch.extend_from_slice(header.as_bytes());
+    batch.extend_from_slice(payload);
+    let length = i32::try_from(batch.len() - LENGTH_END).expect("batches are below 2 GiB");
+    let header = header_mut(&mut batch);
+    let attributes = header.attributes() & !CODEC_MASK | codec.id();
+    header.attributes.set(attributes);
+    header.batch_length.set(length);
+    seal(&mut batch);
+    batch
 }
 
 /// Makes the CRC of one whole batch anew.
