@@ -1,3 +1,5 @@
-//! The command line.
+//! The program: everything it does is in the library's `cli`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    coati::cli::main()
+}

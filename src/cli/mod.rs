@@ -1,1 +1,72 @@
-//! Empty until its first piece lands.
+//! Owns the command line: what people type, what they read. One file a command; the work itself is in `client` and
+//! `shard`. Results go to stdout, everything else to stderr; a failed command says why in one sentence and exits 1.
+
+mod start;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A Kafka-compatible event-streaming broker, and the daily commands for any Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "coati", version, arg_required_else_help = true)]
+struct Coati {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Start(start::StartArgs),
+}
+
+/// Why a command failed, in one sentence.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs what the process was started with.
+pub fn main() -> ExitCode {
+    let coati = Coati::parse();
+    log_to_stderr();
+    let outcome = match coati.command {
+        Command::Start(args) => start::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(reason)) => {
+            eprintln!("coati: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `RUST_LOG` chooses what is logged; info and above without it.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Coati::command().debug_assert();
+    }
+}

@@ -1,0 +1,68 @@
+//! `coati start`: from what was typed to a running broker.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Failure, Outcome};
+use crate::config::{self, BrokerConfig, ConfigFile, Sources};
+
+/// Start a broker.
+///
+/// Without any argument it serves on 127.0.0.1:9092, keeps its data in ./coati-data and uses every core. SIGTERM or
+/// SIGINT stops it cleanly; a second one ends it at once.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Configuration file: Kafka's server.properties by its ending, else TOML with the same setting names
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// One broker setting, such as log.retention.hours=24; repeatable, wins over the file
+    #[arg(short = 'o', long = "override", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+
+    /// Data folder; short for -o log.dirs=...
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+
+    /// Where to listen: host:port or NAME://host:port; short for -o listeners=...
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+
+    /// Number of cores to use; all when not given
+    #[arg(long, value_name = "N")]
+    cores: Option<usize>,
+}
+
+pub fn run(args: StartArgs) -> Outcome {
+    let loaded = config::load(&sources(args)?)?;
+    for notice in &loaded.notices {
+        tracing::warn!("{notice}");
+    }
+    serve(loaded.config)
+}
+
+fn serve(_config: BrokerConfig) -> Outcome {
+    Err("this build has no broker in it yet".into())
+}
+
+fn sources(args: StartArgs) -> Result<Sources, Failure> {
+    let data_dir = args.data_dir.map(|folder| {
+        let text = folder.into_os_string().into_string();
+        text.map_err(|text| format!("the data folder's name {text:?} is not UTF-8"))
+    });
+    Ok(Sources {
+        file: args.config.as_deref().map(read).transpose()?,
+        data_dir: data_dir.transpose()?,
+        listen: args.listen,
+        cores: args.cores,
+        overrides: args.overrides,
+    })
+}
+
+fn read(path: &Path) -> Result<ConfigFile, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(ConfigFile::from_named(&name, text))
+}
