@@ -1,6 +1,7 @@
 //! Owns the command line: what people type, what they read. One file a command; the work itself is in `client` and
 //! `shard`. Results go to stdout, everything else to stderr; a failed command says why in one sentence and exits 1.
 
+mod log_dump;
 mod start;
 
 use std::process::ExitCode;
@@ -18,6 +19,14 @@ struct Coati {
 #[derive(Debug, Subcommand)]
 enum Command {
     Start(start::StartArgs),
+    /// Look at log files; needs no broker.
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum LogCommand {
+    Dump(log_dump::DumpArgs),
 }
 
 /// Why a command failed, in one sentence.
@@ -38,6 +47,7 @@ pub fn main() -> ExitCode {
     log_to_stderr();
     let outcome = match coati.command {
         Command::Start(args) => start::run(args),
+        Command::Log(LogCommand::Dump(args)) => log_dump::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
