@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Failure, Outcome};
-use crate::config::{self, BrokerConfig, ConfigFile, Sources};
+use crate::config::{self, ConfigFile, Sources};
 
 /// Start a broker.
 ///
@@ -39,11 +39,7 @@ pub fn run(args: StartArgs) -> Outcome {
     for notice in &loaded.notices {
         tracing::warn!("{notice}");
     }
-    serve(loaded.config)
-}
-
-fn serve(_config: BrokerConfig) -> Outcome {
-    Err("this build has no broker in it yet".into())
+    Ok(crate::shard::start::run(loaded.config)?)
 }
 
 fn sources(args: StartArgs) -> Result<Sources, Failure> {

@@ -3,7 +3,9 @@
 //! as. Pure: no clock, no randomness, no I/O; the driver hands in times, random ids and seeds,
 //! makes records durable, applies them to the image, and only then lets answers out.
 
+pub mod boot;
 pub mod configs;
+pub mod driver;
 mod entropy;
 mod features;
 mod image;

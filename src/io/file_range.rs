@@ -19,3 +19,27 @@ impl FileRange {
             && self.length == other.length
     }
 }
+
+impl FileRange {
+    /// Reads at most `length` bytes from `position` of the file, without stalling the core. Empty at the file's end.
+    pub async fn read(&self, position: u64, length: usize) -> std::io::Result<bytes::Bytes> {
+        let (result, payload) = super::ring::read(&self.file, position, length).await;
+        Ok(super::ring::bytes_read(payload, result?))
+    }
+
+    /// Reads the whole range.
+    pub async fn read_all(&self) -> std::io::Result<bytes::Bytes> {
+        let mut all = bytes::BytesMut::with_capacity(self.length as usize);
+        while all.len() < self.length as usize {
+            let position = self.position + all.len() as u64;
+            let bytes = self
+                .read(position, self.length as usize - all.len())
+                .await?;
+            if bytes.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all.freeze())
+    }
+}

@@ -95,3 +95,27 @@ impl StopSignals {
         self.0.recv().await.map(|_| ()).map_err(io::Error::from)
     }
 }
+
+/// Makes a folder and those above it. Before the executors run, blocking is no harm.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)
+}
+
+/// A small text file; `None` when there is none.
+pub fn read_small_file(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts a small text file in place, whole and on stable storage, or not at all.
+pub fn write_small_file(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, text)?;
+    File::open(&temporary)?.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}

@@ -232,29 +232,6 @@ impl Socket {
     }
 }
 
-/// Whether `length` bytes of `file` from `position` can be sent without reading the disk: both ends are probed.
-pub fn resident(file: &OwnedFd, position: u64, length: usize) -> bool {
-    let probe = |at: u64| {
-        let mut byte = 0u8;
-        let vector = libc::iovec {
-            iov_base: (&raw mut byte).cast(),
-            iov_len: 1,
-        };
-        // SAFETY: one byte is read into one byte.
-        let read = unsafe {
-            libc::preadv2(
-                file.as_raw_fd(),
-                &vector,
-                1,
-                at as libc::off_t,
-                libc::RWF_NOWAIT,
-            )
-        };
-        read == 1
-    };
-    length == 0 || (probe(position) && probe(position + length as u64 - 1))
-}
-
 fn start_connect(raw: i32, address: SocketAddr) -> io::Result<()> {
     let connected = match address {
         SocketAddr::V4(v4) => {

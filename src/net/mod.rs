@@ -1,1 +1,7 @@
-//! Empty until its first piece lands.
+//! Owns the way from a socket to a request and from a response to a socket, on one core.
+
+pub mod connection;
+pub mod frame;
+pub mod listener;
+pub mod responses;
+pub mod send;

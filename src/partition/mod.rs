@@ -1,3 +1,363 @@
-//! Owns one partition: what it takes from producers.
+//! Owns one partition on its core: its log, its marks, its place in metadata, and what waits for it.
+//! It decides what a client may see and when an append is acknowledged; it never touches a socket or a file.
 
 pub mod validate;
+pub mod waiting;
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::ids::{LeaderEpoch, Offset, PartitionIndex, TimestampMs};
+use crate::log::producers::{Origin, ProducerBatch, ProducerRefusal, Verdict};
+use crate::log::{Log, LogError, LogEvent};
+use crate::protocol::batch::{Batch, BatchHeader, TimestampType};
+use crate::protocol::{Records, Str, Uuid};
+use waiting::{Acknowledgement, DelayedFetches, DelayedProduces, FetchWaiter};
+
+/// When a produce is acknowledged (`acks`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Acks {
+    None,
+    /// The leader's write has completed.
+    Leader,
+    /// On stable storage of every in-sync replica.
+    All,
+}
+
+pub struct Partition {
+    pub topic: Str,
+    pub topic_id: Uuid,
+    pub index: PartitionIndex,
+    log: Rc<Log>,
+    leader_epoch: Cell<LeaderEpoch>,
+    high_watermark: Cell<Offset>,
+    /// Sizes of appended batches above the high watermark, by their end offset.
+    hidden: RefCell<VecDeque<(Offset, u64)>>,
+    /// Bytes that have ever become readable since start: fetches compare it to know what they missed.
+    readable_bytes: Cell<u64>,
+    written: RefCell<DelayedProduces<LogError>>,
+    replicated: RefCell<DelayedProduces<LogError>>,
+    fetches: RefCell<DelayedFetches>,
+}
+
+/// What an append gave its records, and when it counts as done.
+pub struct Produced {
+    pub base_offset: Offset,
+    /// -1 unless the topic stamps records itself.
+    pub log_append_time_ms: TimestampMs,
+    pub log_start_offset: Offset,
+    /// `None` when nothing need be waited for.
+    pub acknowledged: Option<Acknowledgement<LogError>>,
+}
+
+/// Why a partition does not do what a client wants.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PartitionError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Producer(#[from] ProducerRefusal),
+    #[error("the partition does not live here")]
+    NotHere,
+    #[error("the partition's log could not be opened")]
+    Offline,
+    #[error("the client knows leader epoch {0}, which is over")]
+    FencedLeaderEpoch(LeaderEpoch),
+    #[error("the client knows leader epoch {0}, which has not begun here")]
+    UnknownLeaderEpoch(LeaderEpoch),
+    #[error("offset {0} is not in the log")]
+    OffsetOutOfRange(Offset),
+}
+
+/// The bounds of what clients see, at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marks {
+    pub log_start: Offset,
+    pub last_stable: Offset,
+    pub high_watermark: Offset,
+    pub log_end: Offset,
+}
+
+/// What a fetch read from one partition.
+pub struct FetchedRecords {
+    pub marks: Marks,
+    pub records: Records,
+    /// Hand it to [`Partition::watch`], so that what became readable since is not missed.
+    pub seen: u64,
+}
+
+/// What ListOffsets asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    Earliest,
+    Latest,
+    /// The record with the largest timestamp (KIP-734).
+    MaxTimestamp,
+    /// The first record with this timestamp or a later one.
+    Timestamp(TimestampMs),
+    /// Something of a tier that does not exist.
+    Nothing,
+}
+
+/// What ListOffsets found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FoundOffset {
+    /// -1 where the question was not of a record.
+    pub timestamp: TimestampMs,
+    pub offset: Offset,
+    pub leader_epoch: Option<LeaderEpoch>,
+}
+
+/// What a fetch wants from one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadBounds {
+    pub offset: Offset,
+    pub max_bytes: usize,
+    /// The first batch is returned whole even if it is larger than `max_bytes` (KIP-74).
+    pub at_least_one: bool,
+    pub read_committed: bool,
+}
+
+impl Partition {
+    pub fn new(
+        topic: Str,
+        topic_id: Uuid,
+        index: PartitionIndex,
+        leader_epoch: LeaderEpoch,
+        log: Rc<Log>,
+    ) -> Rc<Partition> {
+        let partition = Rc::new(Partition {
+            topic,
+            topic_id,
+            index,
+            leader_epoch: Cell::new(leader_epoch),
+            // What recovery kept is on this, the only in-sync, replica.
+            high_watermark: Cell::new(log.durable_end()),
+            hidden: RefCell::default(),
+            readable_bytes: Cell::new(0),
+            written: RefCell::default(),
+            replicated: RefCell::default(),
+            fetches: RefCell::default(),
+            log: log.clone(),
+        });
+        let observed = Rc::downgrade(&partition);
+        log.set_observer(Rc::new(move |event| {
+            if let Some(partition) = observed.upgrade() {
+                partition.on_log_event(event);
+            }
+        }));
+        partition
+    }
+
+    pub fn log(&self) -> &Rc<Log> {
+        &self.log
+    }
+
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.leader_epoch.get()
+    }
+
+    /// Metadata says so. Fetches are answered, so that their clients learn of it.
+    pub fn set_leader_epoch(&self, epoch: LeaderEpoch) {
+        if epoch != self.leader_epoch.replace(epoch) {
+            self.fetches.borrow_mut().on_change();
+        }
+    }
+
+    /// Refuses a client whose idea of the leader's epoch is another (KIP-320); -1 is no idea.
+    pub fn check_epoch(&self, epoch: i32) -> Result<(), PartitionError> {
+        let epoch = LeaderEpoch(epoch);
+        match epoch.cmp(&self.leader_epoch.get()) {
+            _ if epoch.0 == -1 => Ok(()),
+            Ordering::Less => Err(PartitionError::FencedLeaderEpoch(epoch)),
+            Ordering::Greater => Err(PartitionError::UnknownLeaderEpoch(epoch)),
+            Ordering::Equal => Ok(()),
+        }
+    }
+
+    pub fn marks(&self) -> Marks {
+        let high_watermark = self.high_watermark.get();
+        let first_unstable = self.log.producers().borrow().first_unstable_offset();
+        Marks {
+            log_start: self.log.start_offset(),
+            last_stable: first_unstable.map_or(high_watermark, |first| first.min(high_watermark)),
+            high_watermark,
+            log_end: self.log.end_offset(),
+        }
+    }
+
+    /// Appends one validated batch. All that decides its place in the order happens before this returns.
+    /// A batch that its idempotent producer repeats is answered with its first offset (KIP-98).
+    pub fn produce(
+        &self,
+        batch: &Batch,
+        acks: Acks,
+        now: TimestampMs,
+    ) -> Result<Produced, PartitionError> {
+        let header = batch.view().header();
+        let repeated = match producer_batch(header, self.log.end_offset()) {
+            Some(producer) => self
+                .log
+                .producers()
+                .borrow()
+                .check(&producer, Origin::Client)?,
+            None => Verdict::Append,
+        };
+        let (base_offset, end, timestamp) = match repeated {
+            Verdict::Duplicate {
+                base_offset,
+                last_offset,
+                timestamp,
+            } => (base_offset, last_offset.plus(1), timestamp),
+            Verdict::Append => {
+                let appended = self
+                    .log
+                    .append(batch.bytes(), self.leader_epoch.get(), now)?;
+                let end = appended.last_offset.plus(1);
+                let bytes = batch.size_in_bytes() as u64;
+                self.hidden.borrow_mut().push_back((end, bytes));
+                (appended.base_offset, end, header.max_timestamp())
+            }
+        };
+        let log_append_time_ms = match header.timestamp_type() {
+            TimestampType::LogAppendTime => timestamp,
+            TimestampType::CreateTime => -1,
+        };
+        Ok(Produced {
+            base_offset,
+            log_append_time_ms,
+            log_start_offset: self.log.start_offset(),
+            acknowledged: self.acknowledgement(acks, end),
+        })
+    }
+
+    fn acknowledgement(&self, acks: Acks, end: Offset) -> Option<Acknowledgement<LogError>> {
+        match acks {
+            Acks::None => None,
+            Acks::Leader if self.log.written_end() >= end => None,
+            Acks::Leader => Some(self.written.borrow_mut().wait(end)),
+            Acks::All if self.high_watermark.get() >= end => None,
+            Acks::All => Some(self.replicated.borrow_mut().wait(end)),
+        }
+    }
+
+    /// Reads what `bounds` may see.
+    pub async fn fetch(&self, bounds: ReadBounds) -> Result<FetchedRecords, PartitionError> {
+        let seen = self.readable_bytes.get();
+        let marks = self.marks();
+        if bounds.offset < marks.log_start || bounds.offset > marks.log_end {
+            return Err(PartitionError::OffsetOutOfRange(bounds.offset));
+        }
+        let upto = if bounds.read_committed {
+            marks.last_stable
+        } else {
+            marks.high_watermark
+        };
+        let mut records = Records::default();
+        if bounds.offset < upto {
+            records = self
+                .log
+                .read(bounds.offset, upto, bounds.max_bytes, bounds.at_least_one)
+                .await?;
+        }
+        Ok(FetchedRecords {
+            marks,
+            records,
+            seen,
+        })
+    }
+
+    /// Finds an offset below what the client may see.
+    pub async fn find_offset(
+        &self,
+        lookup: Lookup,
+        read_committed: bool,
+    ) -> Result<Option<FoundOffset>, PartitionError> {
+        let marks = self.marks();
+        let upto = if read_committed {
+            marks.last_stable
+        } else {
+            marks.high_watermark
+        };
+        let plain = |offset, leader_epoch| FoundOffset {
+            timestamp: -1,
+            offset,
+            leader_epoch,
+        };
+        let record = match lookup {
+            Lookup::Nothing => return Ok(None),
+            Lookup::Earliest => {
+                let epoch = self.log.epoch_for_offset(marks.log_start);
+                return Ok(Some(plain(marks.log_start, epoch)));
+            }
+            Lookup::Latest => return Ok(Some(plain(upto, self.log.latest_epoch()))),
+            Lookup::MaxTimestamp => self.log.max_timestamp().await?,
+            Lookup::Timestamp(timestamp) => self.log.offset_for_timestamp(timestamp).await?,
+        };
+        Ok(record
+            .filter(|record| record.offset < upto)
+            .map(|record| FoundOffset {
+                timestamp: record.timestamp,
+                offset: record.offset,
+                leader_epoch: Some(record.leader_epoch),
+            }))
+    }
+
+    /// Wakes `waiter` by the bytes that become readable, counting from when a fetch had `seen` so many.
+    pub fn watch(&self, waiter: &Rc<FetchWaiter>, seen: u64) {
+        self.fetches.borrow_mut().add(waiter);
+        waiter.on_bytes(self.readable_bytes.get() - seen);
+    }
+
+    /// The partition leaves this core: whoever waits for it gets an answer.
+    pub fn on_removed(&self) {
+        let gone = LogError::Closed;
+        self.written.borrow_mut().on_failure(&gone);
+        self.replicated.borrow_mut().on_failure(&gone);
+        self.fetches.borrow_mut().on_change();
+    }
+
+    fn on_log_event(&self, event: LogEvent) {
+        match event {
+            LogEvent::Written => self.written.borrow_mut().on_advance(self.log.written_end()),
+            LogEvent::Durable => self.on_durable(self.log.durable_end()),
+            LogEvent::Offline(error) => {
+                self.written.borrow_mut().on_failure(&error);
+                self.replicated.borrow_mut().on_failure(&error);
+                self.fetches.borrow_mut().on_change();
+            }
+        }
+    }
+
+    /// The smallest durable end offset of the in-sync replicas is the high watermark; here, of the only one.
+    fn on_durable(&self, durable_end: Offset) {
+        if durable_end <= self.high_watermark.get() {
+            return;
+        }
+        self.high_watermark.set(durable_end);
+        self.replicated.borrow_mut().on_advance(durable_end);
+        let mut bytes = 0;
+        let mut hidden = self.hidden.borrow_mut();
+        while hidden.front().is_some_and(|(end, _)| *end <= durable_end) {
+            bytes += hidden.pop_front().map_or(0, |(_, size)| size);
+        }
+        drop(hidden);
+        self.readable_bytes.set(self.readable_bytes.get() + bytes);
+        self.fetches.borrow_mut().on_bytes(bytes);
+    }
+}
+
+/// What a header says of its idempotent producer; `None` when it has none.
+fn producer_batch(header: &BatchHeader, base_offset: Offset) -> Option<ProducerBatch> {
+    header.has_producer_id().then(|| ProducerBatch {
+        producer_id: header.producer_id(),
+        producer_epoch: header.producer_epoch(),
+        base_sequence: header.base_sequence(),
+        base_offset,
+        last_offset: base_offset.plus(i64::from(header.last_offset_delta())),
+        max_timestamp: header.max_timestamp(),
+        transactional: header.is_transactional(),
+    })
+}

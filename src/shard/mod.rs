@@ -1,1 +1,330 @@
-//! Empty until its first piece lands.
+//! Owns one core: its partitions, its connections, its copy of the metadata, its way to the other cores.
+//! It is the state that handlers work on; it decides nothing of Kafka's itself.
+
+pub mod mesh;
+pub mod producer_ids;
+pub mod routes;
+pub mod start;
+pub mod sync;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use crate::config::{BrokerConfig, TopicConfig};
+use crate::controller::driver::ControllerDriver;
+use crate::controller::{MetadataDelta, MetadataImage, ResourceType, TopicImage};
+use crate::handler::fetch_session::FetchSessions;
+use crate::ids::{BrokerId, PartitionIndex, ShardId};
+use crate::io::clock;
+use crate::log::LogContext;
+use crate::net::connection::Connection;
+use crate::net::listener::Connections;
+use crate::partition::{Partition, PartitionError};
+use crate::protocol::{Str, Uuid};
+use mesh::Mesh;
+use producer_ids::ProducerIds;
+
+/// How often a shard looks at its connections and partitions for what time alone brings about.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The core on which the embedded controller runs.
+pub const CONTROLLER_SHARD: ShardId = ShardId(0);
+
+/// What all cores of the process share, unchanging.
+#[derive(Debug)]
+pub struct Broker {
+    pub config: Arc<BrokerConfig>,
+    pub cluster_id: Str,
+    /// Of the data folder (KIP-858).
+    pub directory_id: Uuid,
+    /// Of this run of the process.
+    pub incarnation: Uuid,
+    pub shards: u16,
+    pub connections: Arc<Connections>,
+}
+
+impl Broker {
+    pub fn id(&self) -> BrokerId {
+        self.config.node_id
+    }
+}
+
+type PartitionKey = (Uuid, PartitionIndex);
+
+pub struct Shard {
+    pub id: ShardId,
+    pub broker: Arc<Broker>,
+    pub mesh: Mesh,
+    pub logs: LogContext,
+    pub fetch_sessions: RefCell<FetchSessions>,
+    pub producer_ids: ProducerIds,
+    /// On the core that runs the embedded controller alone.
+    controller: RefCell<Option<Rc<ControllerDriver>>>,
+    image: RefCell<Arc<MetadataImage>>,
+    /// Settings of topics that have their own, resolved; all others share `default_config`.
+    topic_configs: RefCell<HashMap<Uuid, Arc<TopicConfig>>>,
+    default_config: RefCell<Arc<TopicConfig>>,
+    /// `None`: its log could not be opened.
+    partitions: RefCell<HashMap<PartitionKey, Option<Rc<Partition>>>>,
+    connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    next_connection: Cell<u64>,
+    stopping: Cell<bool>,
+}
+
+impl Shard {
+    pub fn new(id: ShardId, broker: Arc<Broker>, mesh: Mesh, logs: LogContext) -> Rc<Shard> {
+        let sessions = broker.config.fetch_session_slots / usize::from(broker.shards);
+        let sessions = FetchSessions::new(id, sessions, crate::io::entropy::seed());
+        Rc::new(Shard {
+            id,
+            mesh,
+            logs,
+            fetch_sessions: RefCell::new(sessions),
+            producer_ids: ProducerIds::default(),
+            controller: RefCell::default(),
+            image: RefCell::new(Arc::new(MetadataImage::new(broker.cluster_id.clone()))),
+            topic_configs: RefCell::default(),
+            default_config: RefCell::new(Arc::new(broker.config.static_topic_config())),
+            partitions: RefCell::default(),
+            connections: RefCell::default(),
+            next_connection: Cell::new(0),
+            stopping: Cell::new(false),
+            broker,
+        })
+    }
+
+    pub fn image(&self) -> Arc<MetadataImage> {
+        self.image.borrow().clone()
+    }
+
+    pub fn set_image(&self, image: Arc<MetadataImage>) {
+        *self.image.borrow_mut() = image;
+    }
+
+    /// Its settings over the broker's over the defaults.
+    pub fn topic_config(&self, topic_id: Uuid) -> Arc<TopicConfig> {
+        let own = self.topic_configs.borrow().get(&topic_id).cloned();
+        own.unwrap_or_else(|| self.default_config.borrow().clone())
+    }
+
+    /// Resolves the settings anew that `delta` may have changed, and tells the partitions here.
+    pub fn retune(&self, image: &MetadataImage, delta: &MetadataDelta) {
+        if delta.broker_configs_changed {
+            return self.retune_all(image);
+        }
+        for topic in delta.deleted_topics.values() {
+            self.topic_configs.borrow_mut().remove(&topic.id);
+        }
+        for name in &delta.changed_topic_configs {
+            if let Some(topic) = image.topic(name) {
+                self.retune_topic(image, topic);
+            }
+        }
+    }
+
+    pub fn retune_all(&self, image: &MetadataImage) {
+        let dynamic = image.dynamic_configs(self.broker.id());
+        let default = self
+            .broker
+            .config
+            .topic_config(&Default::default(), &dynamic);
+        *self.default_config.borrow_mut() = Arc::new(default);
+        for topic in image.topics() {
+            self.retune_topic(image, topic);
+        }
+    }
+
+    fn retune_topic(&self, image: &MetadataImage, topic: &TopicImage) {
+        let own = image.configs(ResourceType::Topic, &topic.name);
+        match own.filter(|own| !own.is_empty()) {
+            Some(own) => {
+                let dynamic = image.dynamic_configs(self.broker.id());
+                let config = Arc::new(self.broker.config.topic_config(own, &dynamic));
+                self.topic_configs.borrow_mut().insert(topic.id, config);
+            }
+            None => {
+                self.topic_configs.borrow_mut().remove(&topic.id);
+            }
+        }
+        let config = self.topic_config(topic.id);
+        for index in 0..topic.partitions.len() {
+            if let Ok(partition) = self.partition(topic.id, PartitionIndex(index as i32)) {
+                partition.log().set_settings(sync::log_settings(&config));
+            }
+        }
+    }
+
+    /// A partition of this core.
+    pub fn partition(
+        &self,
+        topic_id: Uuid,
+        index: PartitionIndex,
+    ) -> Result<Rc<Partition>, PartitionError> {
+        match self.partitions.borrow().get(&(topic_id, index)) {
+            None => Err(PartitionError::NotHere),
+            Some(None) => Err(PartitionError::Offline),
+            Some(Some(partition)) => Ok(partition.clone()),
+        }
+    }
+
+    pub fn add(&self, partition: Rc<Partition>) {
+        let key = (partition.topic_id, partition.index);
+        self.partitions.borrow_mut().insert(key, Some(partition));
+    }
+
+    pub fn add_offline(&self, topic_id: Uuid, index: PartitionIndex) {
+        self.partitions.borrow_mut().insert((topic_id, index), None);
+    }
+
+    pub fn take(&self, topic_id: Uuid, index: PartitionIndex) -> Option<Rc<Partition>> {
+        self.partitions
+            .borrow_mut()
+            .remove(&(topic_id, index))
+            .flatten()
+    }
+
+    /// The partitions of this core, by topic name and number.
+    pub fn partitions(&self) -> Vec<Rc<Partition>> {
+        let mut all: Vec<_> = self
+            .partitions
+            .borrow()
+            .values()
+            .flatten()
+            .cloned()
+            .collect();
+        all.sort_by(|a, b| (&*a.topic, a.index).cmp(&(&*b.topic, b.index)));
+        all
+    }
+
+    /// Runs `work` on the core of a partition.
+    pub async fn on_partition<W, F, T>(
+        self: &Rc<Self>,
+        topic_id: Uuid,
+        index: PartitionIndex,
+        work: W,
+    ) -> Result<T, PartitionError>
+    where
+        W: FnOnce(Rc<Partition>) -> F + Send + 'static,
+        F: Future<Output = Result<T, PartitionError>> + 'static,
+        T: Send + 'static,
+    {
+        let target = routes::shard_of(topic_id, index, self.broker.shards);
+        let call = self.mesh.call(self, target, move |shard| async move {
+            let partition = shard.partition(topic_id, index)?;
+            work(partition).await
+        });
+        call.await
+    }
+
+    /// Runs `work` where the embedded controller is.
+    pub async fn on_controller<W, F, T>(self: &Rc<Self>, work: W) -> T
+    where
+        W: FnOnce(Rc<Shard>, Rc<ControllerDriver>) -> F + Send + 'static,
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let call = self.mesh.call(self, CONTROLLER_SHARD, move |shard| {
+            let driver = shard.controller.borrow().clone();
+            work(
+                shard,
+                driver.expect("the controller runs before anyone is served"),
+            )
+        });
+        call.await
+    }
+
+    /// Runs `work` on every core at the same time.
+    pub async fn everywhere<W, F, T>(self: &Rc<Self>, work: W) -> Vec<T>
+    where
+        W: Fn(Rc<Shard>) -> F + Clone + Send + 'static,
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let calls = (0..self.broker.shards).map(|target| {
+            let work = work.clone();
+            self.mesh
+                .call(self, ShardId(target), move |shard| work(shard))
+        });
+        join_all(calls).await
+    }
+
+    /// The embedded controller, on its core.
+    pub fn controller(&self) -> Option<Rc<ControllerDriver>> {
+        self.controller.borrow().clone()
+    }
+
+    pub fn set_controller(&self, driver: Rc<ControllerDriver>) {
+        *self.controller.borrow_mut() = Some(driver);
+    }
+
+    pub fn stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    pub fn connection_began(&self, connection: Rc<Connection>) -> u64 {
+        let number = self.next_connection.replace(self.next_connection.get() + 1);
+        if self.stopping.get() {
+            connection.finish();
+        }
+        self.connections.borrow_mut().insert(number, connection);
+        number
+    }
+
+    pub fn connection_ended(&self, number: u64) {
+        self.connections.borrow_mut().remove(&number);
+    }
+
+    /// Takes no new work; resolves when all connections have had their answers.
+    pub async fn finish_connections(&self, patience: Duration) {
+        self.stopping.set(true);
+        let deadline = clock::now() + patience;
+        loop {
+            let open: Vec<_> = self.connections.borrow().values().cloned().collect();
+            if open.is_empty() || clock::now() >= deadline {
+                return;
+            }
+            for connection in open {
+                connection.finish();
+            }
+            glommio::timer::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Does what time brings about, until the shard stops.
+    pub async fn tick(self: Rc<Self>) {
+        let config = &self.broker.config;
+        let idle = config.connections_max_idle_ms.map(Duration::from_millis);
+        let retention_interval = Duration::from_millis(config.retention_check_interval_ms);
+        let mut retention_due = clock::now() + retention_interval;
+        while !self.stopping.get() {
+            glommio::timer::sleep(TICK).await;
+            let now = clock::now();
+            let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+            for connection in connections {
+                connection.sweep(now, idle);
+            }
+            self.fetch_sessions.borrow_mut().evict_idle(now);
+            let retention = now >= retention_due;
+            if retention {
+                retention_due = now + retention_interval;
+            }
+            for partition in self.partitions() {
+                let wall = clock::wall_ms();
+                let log = partition.log();
+                // A log that fails goes offline and says so itself; the others live on.
+                let _told = log.tick(wall).await;
+                if retention {
+                    let _told = log
+                        .enforce_retention(wall, partition.marks().high_watermark)
+                        .await;
+                }
+                glommio::yield_if_needed().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Owns the embedded controller's meeting with the world: it stores what the machine decides, hands the new
+//! image to every core, and only then lets the answer out. It decides nothing itself.
+//!
+//! A consensus engine takes the place of "durable in the local log" when there are several controllers.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::channel::{mpsc, oneshot};
+use tracing::error;
+
+use crate::controller::{Controller, Entropy, MetadataBatch, MetadataImage, Outcome};
+use crate::ids::LeaderEpoch;
+use crate::io::{clock, entropy};
+use crate::log::{Log, LogError, LogEvent};
+use crate::partition::waiting::{Acknowledgement, DelayedProduces};
+use crate::shard::{Shard, sync};
+
+/// Lives on one core; others reach it through the mesh.
+pub struct ControllerDriver {
+    machine: RefCell<Controller>,
+    log: Rc<Log>,
+    durable: Rc<RefCell<DelayedProduces<LogError>>>,
+    stored: mpsc::UnboundedSender<Stored>,
+}
+
+/// A batch on its way: in the log, to be applied when it is durable.
+struct Stored {
+    batch: MetadataBatch,
+    durable: Acknowledgement<LogError>,
+    applied: oneshot::Sender<()>,
+}
+
+impl ControllerDriver {
+    /// Starts driving `machine`, whose log has been replayed into `image`.
+    pub fn start(
+        shard: &Rc<Shard>,
+        machine: Controller,
+        image: MetadataImage,
+        log: Rc<Log>,
+    ) -> Rc<ControllerDriver> {
+        let durable: Rc<RefCell<DelayedProduces<LogError>>> = Rc::default();
+        let (observed, observed_log) = (durable.clone(), Rc::downgrade(&log));
+        log.set_observer(Rc::new(move |event| match event {
+            LogEvent::Durable => {
+                if let Some(log) = observed_log.upgrade() {
+                    observed.borrow_mut().on_advance(log.durable_end());
+                }
+            }
+            LogEvent::Offline(error) => observed.borrow_mut().on_failure(&error),
+            LogEvent::Written => {}
+        }));
+        let (stored, incoming) = mpsc::unbounded();
+        glommio::spawn_local(apply_in_order(shard.clone(), image, incoming)).detach();
+        Rc::new(ControllerDriver {
+            machine: RefCell::new(machine),
+            log,
+            durable,
+            stored,
+        })
+    }
+
+    pub fn log(&self) -> &Rc<Log> {
+        &self.log
+    }
+
+    pub fn epoch(&self) -> i32 {
+        self.machine.borrow().epoch()
+    }
+
+    /// Lets the machine decide, and answers when the decision is durable and every core knows of it.
+    pub async fn submit<R>(
+        &self,
+        decide: impl FnOnce(&mut Controller, &mut Entropy) -> Outcome<R>,
+    ) -> R {
+        let outcome = decide(
+            &mut self.machine.borrow_mut(),
+            &mut Entropy::new([entropy::seed(), entropy::seed()]),
+        );
+        if let Some(batch) = outcome.batch {
+            let applied = self.store(batch);
+            if applied.await.is_err() {
+                stop_the_process("the controller has lost its log");
+            }
+        }
+        outcome.response
+    }
+
+    fn store(&self, batch: MetadataBatch) -> oneshot::Receiver<()> {
+        let now = clock::wall_ms();
+        let bytes = batch.encode(now);
+        let appended = match self.log.append(&bytes, LeaderEpoch(batch.epoch), now) {
+            Ok(appended) => appended,
+            Err(error) => stop_the_process(&error.to_string()),
+        };
+        assert_eq!(
+            appended.base_offset.0, batch.base_offset,
+            "the machine and its log agree"
+        );
+        let durable = self.durable.borrow_mut().wait(appended.last_offset.plus(1));
+        let (applied, receiver) = oneshot::channel();
+        let stored = Stored {
+            batch,
+            durable,
+            applied,
+        };
+        self.stored
+            .unbounded_send(stored)
+            .expect("the applying task lives as long as the shard");
+        receiver
+    }
+}
+
+async fn apply_in_order(
+    shard: Rc<Shard>,
+    mut image: MetadataImage,
+    mut incoming: mpsc::UnboundedReceiver<Stored>,
+) {
+    while let Some(stored) = incoming.next().await {
+        if let Ok(Err(error)) = stored.durable.await {
+            stop_the_process(&error.to_string());
+        }
+        let delta = image
+            .apply_batch(&stored.batch)
+            .expect("the machine has applied the same batch");
+        let delta = Arc::new(delta);
+        let image = Arc::new(image.clone());
+        shard
+            .everywhere(move |shard| sync::apply(shard, image.clone(), delta.clone()))
+            .await;
+        let _client_gone = stored.applied.send(());
+    }
+}
+
+/// Without its log the controller can promise nothing any more. What is acknowledged is on disk; recovery does the rest.
+fn stop_the_process(reason: &str) -> ! {
+    error!(reason, "the metadata log failed; the broker stops");
+    std::process::exit(1);
+}

@@ -1,0 +1,312 @@
+//! Fetch (key 1, versions 4 to 18). KIP-74 (byte bounds), KIP-98 (isolation), KIP-227 (sessions), KIP-320 (epochs), KIP-516 (topic ids).
+//!
+//! All partitions are read at once, each on its core. With too few bytes the fetch waits on every core for the
+//! bytes that were missing, counted from what the read had seen, and reads again.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures::future::{Either, join_all, select, select_all};
+
+use crate::handler::fetch_session::{Opened, Wanted};
+use crate::handler::{Context, Header, Malformed, errors};
+use crate::ids::{Offset, PartitionIndex, ShardId};
+use crate::io::clock;
+use crate::net::responses::Frame;
+use crate::partition::waiting::FetchWaiter;
+use crate::partition::{FetchedRecords, PartitionError, ReadBounds};
+use crate::protocol::messages::FetchRequest;
+use crate::protocol::messages::fetch_response::{FetchResponse, PartitionData};
+use crate::protocol::{ErrorCode, Records, Uuid};
+use crate::shard::Shard;
+use crate::shard::routes::shard_of;
+
+/// Isolation level that hides what transactions have not committed.
+const READ_COMMITTED: i8 = 1;
+
+/// One partition to read, and where its answer belongs.
+#[derive(Clone, Debug)]
+struct Read {
+    place: usize,
+    topic_id: Uuid,
+    index: PartitionIndex,
+    leader_epoch: i32,
+    bounds: ReadBounds,
+}
+
+/// What one partition answered.
+type Answer = Result<FetchedRecords, PartitionError>;
+
+/// Until when and for how much a fetch waits.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    min_bytes: u64,
+    deadline: Instant,
+}
+
+pub async fn serve(
+    context: Rc<Context>,
+    header: Header,
+    request: FetchRequest,
+) -> Result<Option<Frame>, Malformed> {
+    let shard = &context.shard;
+    let by_id = header.version() >= 13;
+    let now = clock::now();
+    let patience = Patience {
+        min_bytes: request.min_bytes.max(0) as u64,
+        deadline: now + Duration::from_millis(request.max_wait_ms.max(0) as u64),
+    };
+    let opened = shard.fetch_sessions.borrow_mut().open(&request, by_id, now);
+    let session = match opened {
+        Opened::Refused(error) => {
+            let refusal = FetchResponse {
+                error_code: error.code(),
+                ..Default::default()
+            };
+            return header.respond(&refusal).map(Some);
+        }
+        Opened::Session(session) => session,
+    };
+    let (reads, unknown) = plan(shard, &request, &session.wanted, by_id);
+    let answers = if unknown.is_empty() {
+        read_where_it_is_near(shard, reads, patience).await
+    } else {
+        read_all(shard, &reads).await
+    };
+    let mut partitions = partition_data(&request, &session.wanted, answers, unknown);
+    bound_bytes(&mut partitions, &session.wanted, max_bytes(shard, &request));
+    let response = shard
+        .fetch_sessions
+        .borrow_mut()
+        .respond(session, partitions, by_id);
+    header.respond(&response).map(Some)
+}
+
+fn max_bytes(shard: &Shard, request: &FetchRequest) -> usize {
+    let allowed = shard.broker.config.fetch_max_bytes;
+    (request.max_bytes.max(0) as usize).min(allowed)
+}
+
+/// Where each wanted partition is to be read; those that nobody knows with their errors.
+fn plan(
+    shard: &Rc<Shard>,
+    request: &FetchRequest,
+    wanted: &[Wanted],
+    by_id: bool,
+) -> (Vec<Read>, Vec<(usize, ErrorCode)>) {
+    let image = shard.image();
+    let max_bytes = max_bytes(shard, request);
+    let mut reads = Vec::with_capacity(wanted.len());
+    let mut unknown = Vec::new();
+    for (place, wanted) in wanted.iter().enumerate() {
+        let topic = if by_id {
+            image
+                .topic_by_id(wanted.topic_id)
+                .ok_or(ErrorCode::UnknownTopicId)
+        } else {
+            image
+                .topic(&wanted.topic)
+                .ok_or(ErrorCode::UnknownTopicOrPartition)
+        };
+        let index = PartitionIndex(wanted.index);
+        let known = topic.and_then(|topic| {
+            topic
+                .partition(index)
+                .map(|_| topic.id)
+                .ok_or(ErrorCode::UnknownTopicOrPartition)
+        });
+        match known {
+            Ok(topic_id) => reads.push(Read {
+                place,
+                topic_id,
+                index,
+                leader_epoch: wanted.leader_epoch,
+                bounds: ReadBounds {
+                    offset: Offset(wanted.fetch_offset),
+                    max_bytes: (wanted.max_bytes.max(0) as usize).min(max_bytes),
+                    at_least_one: true,
+                    read_committed: request.isolation_level == READ_COMMITTED,
+                },
+            }),
+            Err(error) => unknown.push((place, error)),
+        }
+    }
+    (reads, unknown)
+}
+
+/// With all partitions on one core, the whole wait happens there and crosses once.
+async fn read_where_it_is_near(
+    shard: &Rc<Shard>,
+    reads: Vec<Read>,
+    patience: Patience,
+) -> Vec<(usize, Answer)> {
+    let mut targets = reads.iter().map(|read| target(shard, read));
+    let first = targets.next();
+    match first {
+        Some(target) if target != shard.id && targets.all(|other| other == target) => {
+            shard
+                .mesh
+                .call(shard, target, move |shard| {
+                    read_until_enough(shard, reads, patience)
+                })
+                .await
+        }
+        _ => read_until_enough(shard.clone(), reads, patience).await,
+    }
+}
+
+async fn read_until_enough(
+    shard: Rc<Shard>,
+    reads: Vec<Read>,
+    patience: Patience,
+) -> Vec<(usize, Answer)> {
+    loop {
+        let answers = read_all(&shard, &reads).await;
+        let bytes: usize = answers
+            .iter()
+            .flat_map(|(_, answer)| answer)
+            .map(|fetched| fetched.records.len())
+            .sum();
+        let missing = patience.min_bytes.saturating_sub(bytes as u64);
+        let failed = answers.iter().any(|(_, answer)| answer.is_err());
+        let left = patience.deadline.saturating_duration_since(clock::now());
+        if missing == 0 || failed || reads.is_empty() || left.is_zero() || shard.stopping() {
+            return answers;
+        }
+        let timed_out = {
+            let more = std::pin::pin!(wait_for_bytes(&shard, &reads, &answers, missing));
+            let timer = std::pin::pin!(glommio::timer::sleep(left));
+            matches!(select(more, timer).await, Either::Right(_))
+        };
+        if timed_out {
+            return answers;
+        }
+    }
+}
+
+/// Reads every partition once, all cores at the same time.
+async fn read_all(shard: &Rc<Shard>, reads: &[Read]) -> Vec<(usize, Answer)> {
+    let calls =
+        by_target(reads.iter().cloned(), |read| target(shard, read)).map(|(target, reads)| {
+            shard.mesh.call(shard, target, move |shard| async move {
+                join_all(reads.into_iter().map(|read| read_one(&shard, read))).await
+            })
+        });
+    join_all(calls).await.into_iter().flatten().collect()
+}
+
+async fn read_one(shard: &Shard, read: Read) -> (usize, Answer) {
+    let answer = match shard.partition(read.topic_id, read.index) {
+        Err(error) => Err(error),
+        Ok(partition) => match partition.check_epoch(read.leader_epoch) {
+            Ok(()) => partition.fetch(read.bounds).await,
+            Err(error) => Err(error),
+        },
+    };
+    (read.place, answer)
+}
+
+/// Resolves when any core has `missing` more bytes for these reads than they saw.
+async fn wait_for_bytes(
+    shard: &Rc<Shard>,
+    reads: &[Read],
+    answers: &[(usize, Answer)],
+    missing: u64,
+) {
+    let seen = |place: usize| {
+        let answer = answers.iter().find(|(of, _)| *of == place);
+        answer
+            .and_then(|(_, answer)| answer.as_ref().ok())
+            .map_or(0, |fetched| fetched.seen)
+    };
+    let watched = reads.iter().map(|read| (read.clone(), seen(read.place)));
+    let waits: Vec<_> = by_target(watched, |(read, _)| target(shard, read))
+        .map(|(target, watched)| {
+            shard
+                .mesh
+                .call_while_held(shard, target, move |shard| async move {
+                    let waiter = FetchWaiter::new(missing);
+                    for (read, seen) in &watched {
+                        match shard.partition(read.topic_id, read.index) {
+                            Ok(partition) => partition.watch(&waiter, *seen),
+                            Err(_) => waiter.on_change(),
+                        }
+                    }
+                    waiter.satisfied().await;
+                })
+        })
+        .collect();
+    select_all(waits).await;
+}
+
+fn target(shard: &Shard, read: &Read) -> ShardId {
+    shard_of(read.topic_id, read.index, shard.broker.shards)
+}
+
+/// Deals the items out by their core.
+fn by_target<T>(
+    items: impl Iterator<Item = T>,
+    target: impl Fn(&T) -> ShardId,
+) -> impl Iterator<Item = (ShardId, Vec<T>)> {
+    let mut groups: BTreeMap<ShardId, Vec<T>> = BTreeMap::new();
+    for item in items {
+        groups.entry(target(&item)).or_default().push(item);
+    }
+    groups.into_iter()
+}
+
+/// The response of each wanted partition, in order.
+fn partition_data(
+    request: &FetchRequest,
+    wanted: &[Wanted],
+    answers: Vec<(usize, Answer)>,
+    unknown: Vec<(usize, ErrorCode)>,
+) -> Vec<PartitionData> {
+    let mut partitions: Vec<PartitionData> = wanted
+        .iter()
+        .map(|wanted| PartitionData {
+            partition_index: wanted.index,
+            high_watermark: -1,
+            records: Some(Records::EMPTY),
+            ..Default::default()
+        })
+        .collect();
+    for (place, error) in unknown {
+        partitions[place].error_code = error.code();
+    }
+    for (place, answer) in answers {
+        let partition = &mut partitions[place];
+        match answer {
+            Ok(fetched) => {
+                partition.high_watermark = fetched.marks.high_watermark.0;
+                partition.last_stable_offset = fetched.marks.last_stable.0;
+                partition.log_start_offset = fetched.marks.log_start.0;
+                partition.records = Some(fetched.records);
+                partition.aborted_transactions =
+                    (request.isolation_level == READ_COMMITTED).then(Vec::new);
+            }
+            Err(error) => partition.error_code = errors::of_partition(&error).code(),
+        }
+    }
+    partitions
+}
+
+/// Keeps the response within `max_bytes`, but for its first batch (KIP-74). What is left out comes with the next fetch.
+fn bound_bytes(partitions: &mut [PartitionData], wanted: &[Wanted], max_bytes: usize) {
+    let mut left = max_bytes;
+    let mut first = true;
+    for (partition, wanted) in partitions.iter_mut().zip(wanted) {
+        let length = partition.records.as_ref().map_or(0, Records::len);
+        if length == 0 {
+            continue;
+        }
+        let allowed = left.min(wanted.max_bytes.max(0) as usize);
+        if length > allowed && !first {
+            partition.records = Some(Records::EMPTY);
+        } else {
+            left = left.saturating_sub(length);
+            first = false;
+        }
+    }
+}

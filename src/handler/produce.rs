@@ -1,0 +1,290 @@
+//! Produce (key 0, versions 3 to 13; 0 to 2 are advertised for old clients and refused). KIP-98, KIP-467, KIP-516.
+//!
+//! [`begin`] validates the batches and hands them to their cores before it returns, so that a connection's
+//! requests are ordered as they were read; the future it returns waits for the acknowledgements.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{self, Either, join_all};
+
+use crate::handler::{Context, Header, Malformed, Response, errors};
+use crate::ids::{PartitionIndex, ShardId};
+use crate::io::clock;
+use crate::net::responses::Frame;
+use crate::partition::validate::{self, CompressedRecords, RecordError, validate};
+use crate::partition::{Acks, PartitionError};
+use crate::protocol::batch::Batch;
+use crate::protocol::messages::ProduceRequest;
+use crate::protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+};
+use crate::protocol::{ErrorCode, Str, Uuid};
+use crate::shard::Shard;
+use crate::shard::routes::shard_of;
+
+/// Where a partition's answer belongs: position of its topic and of itself in the request.
+type Place = (usize, usize);
+
+/// What crosses to the core of some partitions.
+struct Append {
+    place: Place,
+    topic_id: Uuid,
+    index: PartitionIndex,
+    batch: Batch,
+}
+
+/// Orders the request's batches, and answers when they are acknowledged.
+pub fn begin(context: &Rc<Context>, header: Header, request: ProduceRequest) -> Response {
+    let acks = match request.acks {
+        0 => Acks::None,
+        1 => Acks::Leader,
+        -1 => Acks::All,
+        _ => return refuse_all(header, request, ErrorCode::InvalidRequiredAcks),
+    };
+    let shard = &context.shard;
+    let now = clock::wall_ms();
+    let mut response = outline(&request);
+    let mut appends: BTreeMap<ShardId, Vec<Append>> = BTreeMap::new();
+    let image = shard.image();
+    for (topic_place, topic) in request.topic_data.into_iter().enumerate() {
+        let found = if header.version() >= 13 {
+            image
+                .topic_by_id(topic.topic_id)
+                .ok_or(ErrorCode::UnknownTopicId)
+        } else {
+            image
+                .topic(&topic.name)
+                .ok_or(ErrorCode::UnknownTopicOrPartition)
+        };
+        for (place, partition) in topic.partition_data.into_iter().enumerate() {
+            let place = (topic_place, place);
+            let index = PartitionIndex(partition.index);
+            let checked = found.map_err(Rejection::from).and_then(|topic| {
+                if topic.partition(index).is_none() {
+                    return Err(ErrorCode::UnknownTopicOrPartition.into());
+                }
+                let records = partition.records.unwrap_or_default().to_bytes();
+                let config = shard.topic_config(topic.id);
+                let valid = validate(
+                    &records,
+                    header.version(),
+                    &config,
+                    CompressedRecords::Trust,
+                    now,
+                )?;
+                let batch = Batch::parse(&valid.batch).expect("a valid batch has a valid header");
+                Ok((topic.id, batch))
+            });
+            match checked {
+                Ok((topic_id, batch)) => appends
+                    .entry(shard_of(topic_id, index, shard.broker.shards))
+                    .or_default()
+                    .push(Append {
+                        place,
+                        topic_id,
+                        index,
+                        batch,
+                    }),
+                Err(rejection) => rejection.write(slot(&mut response, place)),
+            }
+        }
+    }
+    let ordered: Vec<_> = appends
+        .into_iter()
+        .map(|(target, appends)| {
+            shard
+                .mesh
+                .call(shard, target, move |shard| append_all(shard, appends, acks))
+        })
+        .collect();
+    let timeout = Duration::from_millis(request.timeout_ms.max(0) as u64);
+    finish(header, response, ordered, acks, timeout).boxed_local()
+}
+
+/// Appends at once; the future waits for the acknowledgements of all together.
+fn append_all(
+    shard: Rc<Shard>,
+    appends: Vec<Append>,
+    acks: Acks,
+) -> impl Future<Output = Vec<(Place, PartitionProduceResponse)>> {
+    let now = clock::wall_ms();
+    let mut waiting = Vec::with_capacity(appends.len());
+    for append in appends {
+        let index = append.index.0;
+        let produced = shard
+            .partition(append.topic_id, append.index)
+            .and_then(|partition| partition.produce(&append.batch, acks, now));
+        waiting.push((append.place, index, produced));
+    }
+    async move {
+        let mut answers = Vec::with_capacity(waiting.len());
+        for (place, index, produced) in waiting {
+            let mut answer = PartitionProduceResponse {
+                index,
+                base_offset: -1,
+                ..Default::default()
+            };
+            match produced {
+                Ok(produced) => {
+                    answer.base_offset = produced.base_offset.0;
+                    answer.log_append_time_ms = produced.log_append_time_ms;
+                    answer.log_start_offset = produced.log_start_offset.0;
+                    let outcome = match produced.acknowledged {
+                        Some(acknowledged) => acknowledged.await.unwrap_or(Ok(())),
+                        None => Ok(()),
+                    };
+                    if let Err(error) = outcome {
+                        Rejection::from(PartitionError::from(error)).write(&mut answer);
+                    }
+                }
+                Err(error) => Rejection::from(error).write(&mut answer),
+            }
+            answers.push((place, answer));
+        }
+        answers
+    }
+}
+
+async fn finish(
+    header: Header,
+    mut response: ProduceResponse,
+    ordered: Vec<impl Future<Output = Vec<(Place, PartitionProduceResponse)>> + 'static>,
+    acks: Acks,
+    timeout: Duration,
+) -> Result<Option<Frame>, Malformed> {
+    let appended = join_all(ordered);
+    let answers = if acks == Acks::All {
+        let timer = std::pin::pin!(glommio::timer::sleep(timeout));
+        match future::select(appended, timer).await {
+            Either::Left((answers, _)) => Some(answers),
+            Either::Right(_) => None,
+        }
+    } else {
+        Some(appended.await)
+    };
+    match answers {
+        Some(answers) => {
+            for (place, answer) in answers.into_iter().flatten() {
+                *slot(&mut response, place) = answer;
+            }
+        }
+        None => {
+            for topic in &mut response.responses {
+                for partition in &mut topic.partition_responses {
+                    if partition.error_code == ErrorCode::None.code() {
+                        partition.error_code = ErrorCode::RequestTimedOut.code();
+                        partition.base_offset = -1;
+                    }
+                }
+            }
+        }
+    }
+    if acks != Acks::None {
+        return header.respond(&response).map(Some);
+    }
+    let failed = response
+        .responses
+        .iter()
+        .flat_map(|topic| &topic.partition_responses)
+        .find(|partition| partition.error_code != ErrorCode::None.code());
+    match failed {
+        Some(partition) => Err(Malformed::Unacknowledged(
+            ErrorCode::from_code(partition.error_code).name(),
+        )),
+        None => Ok(None),
+    }
+}
+
+/// The response with every partition in its place, as yet without errors or offsets.
+fn outline(request: &ProduceRequest) -> ProduceResponse {
+    ProduceResponse {
+        responses: request
+            .topic_data
+            .iter()
+            .map(|topic| TopicProduceResponse {
+                name: topic.name.clone(),
+                topic_id: topic.topic_id,
+                partition_responses: topic
+                    .partition_data
+                    .iter()
+                    .map(|partition| PartitionProduceResponse {
+                        index: partition.index,
+                        base_offset: -1,
+                        ..Default::default()
+                    })
+                    .collect(),
+            })
+            .collect(),
+        ..Default::default()
+    }
+}
+
+fn slot(response: &mut ProduceResponse, place: Place) -> &mut PartitionProduceResponse {
+    &mut response.responses[place.0].partition_responses[place.1]
+}
+
+fn refuse_all(header: Header, request: ProduceRequest, error: ErrorCode) -> Response {
+    let mut response = outline(&request);
+    for topic in &mut response.responses {
+        for partition in &mut topic.partition_responses {
+            partition.error_code = error.code();
+        }
+    }
+    async move { header.respond(&response).map(Some) }.boxed_local()
+}
+
+/// Why a partition's records were not stored.
+struct Rejection {
+    error: ErrorCode,
+    message: Option<String>,
+    records: Vec<RecordError>,
+}
+
+impl From<ErrorCode> for Rejection {
+    fn from(error: ErrorCode) -> Rejection {
+        Rejection {
+            error,
+            message: None,
+            records: Vec::new(),
+        }
+    }
+}
+
+impl From<PartitionError> for Rejection {
+    fn from(error: PartitionError) -> Rejection {
+        Rejection {
+            error: errors::of_partition(&error),
+            message: Some(error.to_string()),
+            records: Vec::new(),
+        }
+    }
+}
+
+impl From<validate::Rejection> for Rejection {
+    fn from(rejection: validate::Rejection) -> Rejection {
+        Rejection {
+            error: rejection.error,
+            message: rejection.message,
+            records: rejection.record_errors,
+        }
+    }
+}
+
+impl Rejection {
+    fn write(self, answer: &mut PartitionProduceResponse) {
+        answer.error_code = self.error.code();
+        answer.base_offset = -1;
+        answer.error_message = self.message.map(Str::from);
+        answer.record_errors = self
+            .records
+            .into_iter()
+            .map(|record| BatchIndexAndErrorMessage {
+                batch_index: record.batch_index,
+                batch_index_error_message: Some(Str::from(record.message)),
+            })
+            .collect();
+    }
+}

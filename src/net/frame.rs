@@ -1,0 +1,94 @@
+//! Owns the cutting of a byte stream into Kafka's frames: a 32-bit length, then that many bytes.
+//! It never decodes what is inside.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+const LENGTH_BYTES: usize = 4;
+
+/// What is reserved for a frame before its bytes arrive; a larger frame earns more by sending.
+const RESERVE_MAX: usize = 1 << 20;
+
+/// Less room than this is not worth a receive.
+const SPARE_MIN: usize = 4 << 10;
+
+/// A length that no frame may have.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("frame of {length} bytes, allowed are 0 to {max} (socket.request.max.bytes)")]
+pub struct BadLength {
+    pub length: i32,
+    pub max: usize,
+}
+
+/// Takes the first whole frame out of `buffer`, without its length. `None` while it is incomplete.
+pub fn take(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, BadLength> {
+    let Some(length) = announced(buffer, max)? else {
+        return Ok(None);
+    };
+    if buffer.len() < LENGTH_BYTES + length {
+        return Ok(None);
+    }
+    buffer.advance(LENGTH_BYTES);
+    Ok(Some(buffer.split_to(length).freeze()))
+}
+
+/// Makes room for more of the frame that `buffer` begins with; a new allocation has at least `least` bytes.
+pub fn reserve(buffer: &mut BytesMut, max: usize, least: usize) {
+    let missing = match announced(buffer, max) {
+        Ok(Some(length)) => (LENGTH_BYTES + length).saturating_sub(buffer.len()),
+        _ => 0,
+    };
+    let wanted = missing.min(RESERVE_MAX.max(buffer.len()));
+    let spare = buffer.capacity() - buffer.len();
+    if spare < wanted.max(SPARE_MIN) {
+        buffer.reserve(wanted.max(least));
+    }
+}
+
+fn announced(buffer: &BytesMut, max: usize) -> Result<Option<usize>, BadLength> {
+    let Some(prefix) = buffer.first_chunk::<LENGTH_BYTES>() else {
+        return Ok(None);
+    };
+    let length = i32::from_be_bytes(*prefix);
+    match usize::try_from(length) {
+        Ok(size) if size <= max => Ok(Some(size)),
+        _ => Err(BadLength { length, max }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_cut_wherever_the_stream_was_split() {
+        let stream = [&b"\0\0\0\x03abc"[..], b"\0\0\0\0", b"\0\0\0\x01d"].concat();
+        for split in 0..=stream.len() {
+            let mut buffer = BytesMut::from(&stream[..split]);
+            let mut frames = Vec::new();
+            while let Some(frame) = take(&mut buffer, 10).unwrap() {
+                frames.push(frame);
+            }
+            buffer.extend_from_slice(&stream[split..]);
+            while let Some(frame) = take(&mut buffer, 10).unwrap() {
+                frames.push(frame);
+            }
+            assert_eq!(frames, [&b"abc"[..], b"", b"d"]);
+        }
+    }
+
+    #[test]
+    fn a_length_out_of_bounds_is_refused() {
+        for length in [-1, i32::MIN, 11] {
+            let mut buffer = BytesMut::from(&length.to_be_bytes()[..]);
+            assert_eq!(take(&mut buffer, 10), Err(BadLength { length, max: 10 }));
+        }
+    }
+
+    #[test]
+    fn an_announced_length_reserves_little_until_bytes_arrive() {
+        let mut buffer = BytesMut::from(&100_000_000_i32.to_be_bytes()[..]);
+        reserve(&mut buffer, 200_000_000, 64 << 10);
+        assert!(buffer.capacity() <= 2 * RESERVE_MAX);
+        assert!(buffer.capacity() >= RESERVE_MAX);
+    }
+}

@@ -1,0 +1,70 @@
+//! Owns the way of framed responses to the socket: memory leaves in vectored sends, file ranges straight from
+//! the page cache where they are resident, else by a read that does not stall the core.
+
+use std::io::{self, IoSlice};
+
+use crate::io::FileRange;
+use crate::io::file::resident;
+use crate::io::socket::Socket;
+use crate::limits::{COLD_READ_BYTES, SEND_SLICES_MAX, YIELD_BYTES};
+use crate::net::responses::Frame;
+use crate::protocol::Part;
+
+/// Sends all frames, whole and in order.
+pub async fn frames(socket: &Socket, frames: &[Frame]) -> io::Result<()> {
+    let mut memory: Vec<&[u8]> = Vec::with_capacity(SEND_SLICES_MAX);
+    for part in frames.iter().flat_map(|frame| &frame.parts) {
+        match part {
+            Part::Memory(bytes) => {
+                memory.push(bytes);
+                if memory.len() == SEND_SLICES_MAX {
+                    slices(socket, &memory).await?;
+                    memory.clear();
+                }
+            }
+            Part::File(range) => {
+                slices(socket, &memory).await?;
+                memory.clear();
+                file(socket, range).await?;
+            }
+        }
+    }
+    slices(socket, &memory).await
+}
+
+async fn slices(socket: &Socket, slices: &[&[u8]]) -> io::Result<()> {
+    let mut vectors: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+    let mut rest = &mut vectors[..];
+    // Empty pieces are passed over, so that a send always moves a byte.
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        let sent = socket.send(rest).await?;
+        IoSlice::advance_slices(&mut rest, sent);
+        glommio::yield_if_needed().await;
+    }
+    Ok(())
+}
+
+async fn file(socket: &Socket, range: &FileRange) -> io::Result<()> {
+    let mut position = range.position;
+    let end = range.position + u64::from(range.length);
+    while position < end {
+        let length = ((end - position) as usize).min(YIELD_BYTES);
+        if resident(&range.file, position, length as u32) {
+            match socket.send_file(&range.file, position, length).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                sent => position += sent as u64,
+            }
+        } else {
+            let length = ((end - position) as usize).min(COLD_READ_BYTES);
+            let bytes = range.read(position, length).await?;
+            if bytes.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            slices(socket, &[&bytes]).await?;
+            position += bytes.len() as u64;
+        }
+        glommio::yield_if_needed().await;
+    }
+    Ok(())
+}

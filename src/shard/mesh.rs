@@ -1,0 +1,328 @@
+//! Owns the channels between the cores. Work for another core crosses once and its answer crosses back once;
+//! what one turn sends to one peer travels as one batch. It knows nothing of what the work is.
+//!
+//! Between two cores order is kept: calls run, up to their first wait, in the order they were made.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Mutex;
+
+use futures::channel::{mpsc, oneshot};
+use futures::future::{AbortHandle, LocalBoxFuture, abortable, join_all};
+use futures::{FutureExt, StreamExt};
+use glommio::channels::shared_channel::{
+    ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded,
+};
+
+use crate::ids::ShardId;
+use crate::limits::MESH_BATCHES_MAX;
+use crate::shard::Shard;
+
+type Value = Box<dyn Any + Send>;
+type Job = Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, Value> + Send>;
+type Batch = Vec<Message>;
+
+/// A batch as it crosses. The channel wants what may be shared between threads; a lock that nobody contends makes it so.
+type Parcel = Mutex<Batch>;
+
+enum Message {
+    Call {
+        id: u64,
+        job: Job,
+    },
+    /// The caller is not interested any more.
+    Cancel {
+        id: u64,
+    },
+    Answer {
+        id: u64,
+        value: Value,
+    },
+}
+
+/// One core's ends of the channels to all others, made before the cores start.
+pub struct MeshEnds {
+    /// By peer; none to oneself.
+    peers: Vec<Option<(SharedSender<Parcel>, SharedReceiver<Parcel>)>>,
+}
+
+/// The ends for `shards` cores, in the order of their numbers.
+pub fn ends(shards: u16) -> Vec<MeshEnds> {
+    let count = usize::from(shards);
+    let mut senders: Vec<Vec<Option<SharedSender<Parcel>>>> = Vec::new();
+    let mut receivers: Vec<Vec<Option<SharedReceiver<Parcel>>>> = Vec::new();
+    receivers.resize_with(count, || Vec::from_iter((0..count).map(|_| None)));
+    for from in 0..count {
+        let mut row = Vec::new();
+        for (to, inbound) in receivers.iter_mut().enumerate() {
+            row.push((from != to).then(|| {
+                let (sender, receiver) = new_bounded(MESH_BATCHES_MAX);
+                inbound[from] = Some(receiver);
+                sender
+            }));
+        }
+        senders.push(row);
+    }
+    senders
+        .into_iter()
+        .zip(receivers)
+        .map(|(senders, receivers)| MeshEnds {
+            peers: senders
+                .into_iter()
+                .zip(receivers)
+                .map(|(sender, receiver)| sender.zip(receiver))
+                .collect(),
+        })
+        .collect()
+}
+
+/// This core's way to the others.
+pub struct Mesh {
+    own: ShardId,
+    /// By shard; none for oneself.
+    outboxes: Vec<Option<Outbox>>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<Value>>>,
+    next_call: Cell<u64>,
+    /// Work for others that may be cancelled, by caller and call.
+    running: RefCell<HashMap<(ShardId, u64), AbortHandle>>,
+}
+
+/// What this turn has for one peer. The flusher is woken by the first message and takes all of them.
+struct Outbox {
+    batch: RefCell<Batch>,
+    wake: mpsc::UnboundedSender<()>,
+}
+
+impl Outbox {
+    fn push(&self, message: Message) {
+        let first = {
+            let mut batch = self.batch.borrow_mut();
+            batch.push(message);
+            batch.len() == 1
+        };
+        if first {
+            // The flusher is gone only when the shard is.
+            let _shard_ended = self.wake.unbounded_send(());
+        }
+    }
+}
+
+/// The connected channels, until [`Mesh::run`] takes them.
+pub struct MeshChannels {
+    peers: Vec<Option<Peer>>,
+}
+
+struct Peer {
+    sender: ConnectedSender<Parcel>,
+    receiver: ConnectedReceiver<Parcel>,
+    wake: mpsc::UnboundedReceiver<()>,
+}
+
+impl Mesh {
+    /// Connects to every peer; resolves when all of them have connected too.
+    pub async fn connect(own: ShardId, ends: MeshEnds) -> (Mesh, MeshChannels) {
+        let connecting = ends.peers.into_iter().map(|ends| async {
+            let (sender, receiver) = ends?;
+            Some(futures::join!(sender.connect(), receiver.connect()))
+        });
+        let mut outboxes = Vec::new();
+        let mut peers = Vec::new();
+        for connected in join_all(connecting).await {
+            let (outbox, peer) = connected
+                .map(|(sender, receiver)| {
+                    let (wake, woken) = mpsc::unbounded();
+                    let outbox = Outbox {
+                        batch: RefCell::default(),
+                        wake,
+                    };
+                    let peer = Peer {
+                        sender,
+                        receiver,
+                        wake: woken,
+                    };
+                    (outbox, peer)
+                })
+                .unzip();
+            outboxes.push(outbox);
+            peers.push(peer);
+        }
+        let mesh = Mesh {
+            own,
+            outboxes,
+            waiting: RefCell::default(),
+            next_call: Cell::new(0),
+            running: RefCell::default(),
+        };
+        (mesh, MeshChannels { peers })
+    }
+
+    /// Starts the tasks that carry messages. Call once, when the shard can take calls.
+    pub fn run(shard: &Rc<Shard>, channels: MeshChannels) {
+        for (peer, ends) in channels.peers.into_iter().enumerate() {
+            let Some(ends) = ends else { continue };
+            let peer = ShardId(peer as u16);
+            glommio::spawn_local(flush(shard.clone(), peer, ends.sender, ends.wake)).detach();
+            glommio::spawn_local(receive(shard.clone(), peer, ends.receiver)).detach();
+        }
+    }
+
+    /// Runs `work` on the shard `target` and resolves to what it answers. On this shard it runs in place.
+    /// `work` itself is called in order with other calls to the same shard; the future it returns may wait.
+    /// The work goes on when nobody waits for its answer.
+    pub fn call<W, F, T>(
+        &self,
+        shard: &Rc<Shard>,
+        target: ShardId,
+        work: W,
+    ) -> LocalBoxFuture<'static, T>
+    where
+        W: FnOnce(Rc<Shard>) -> F + Send + 'static,
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        if target == self.own {
+            return work(shard.clone()).boxed_local();
+        }
+        let (_, answer) = self.send(target, work);
+        answer.map(unpacked).boxed_local()
+    }
+
+    /// As [`Mesh::call`], but the work ends when the future is dropped.
+    pub fn call_while_held<W, F, T>(
+        &self,
+        shard: &Rc<Shard>,
+        target: ShardId,
+        work: W,
+    ) -> LocalBoxFuture<'static, T>
+    where
+        W: FnOnce(Rc<Shard>) -> F + Send + 'static,
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        if target == self.own {
+            return work(shard.clone()).boxed_local();
+        }
+        let (id, answer) = self.send(target, work);
+        let held = Held {
+            shard: shard.clone(),
+            target,
+            id,
+        };
+        async move {
+            let value = answer.await;
+            drop(held);
+            unpacked(value)
+        }
+        .boxed_local()
+    }
+
+    fn send<W, F, T>(&self, target: ShardId, work: W) -> (u64, oneshot::Receiver<Value>)
+    where
+        W: FnOnce(Rc<Shard>) -> F + Send + 'static,
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let id = self.next_call.replace(self.next_call.get() + 1);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.borrow_mut().insert(id, sender);
+        let job: Job = Box::new(move |shard| {
+            work(shard)
+                .map(|value| Box::new(value) as Value)
+                .boxed_local()
+        });
+        self.outbox(target).push(Message::Call { id, job });
+        (id, receiver)
+    }
+
+    fn outbox(&self, peer: ShardId) -> &Outbox {
+        self.outboxes[usize::from(peer.0)]
+            .as_ref()
+            .expect("every other shard has an outbox")
+    }
+
+    fn answered(&self, id: u64, value: Value) {
+        // Whoever cancelled the call has given up its place.
+        if let Some(waiting) = self.waiting.borrow_mut().remove(&id) {
+            let _not_interested = waiting.send(value);
+        }
+    }
+
+    /// Begins work for `peer`. Most calls are over at once: they need no task of their own.
+    fn begin(&self, shard: &Rc<Shard>, peer: ShardId, id: u64, job: Job) {
+        let mut work = job(shard.clone());
+        if let Some(value) = (&mut work).now_or_never() {
+            self.outbox(peer).push(Message::Answer { id, value });
+            return;
+        }
+        let (work, handle) = abortable(work);
+        self.running.borrow_mut().insert((peer, id), handle);
+        let shard = shard.clone();
+        glommio::spawn_local(async move {
+            let value = work.await;
+            shard.mesh.running.borrow_mut().remove(&(peer, id));
+            if let Ok(value) = value {
+                shard.mesh.outbox(peer).push(Message::Answer { id, value });
+            }
+        })
+        .detach();
+    }
+}
+
+/// Cancels its call when it is dropped before the answer.
+struct Held {
+    shard: Rc<Shard>,
+    target: ShardId,
+    id: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mesh = &self.shard.mesh;
+        if mesh.waiting.borrow_mut().remove(&self.id).is_some() {
+            mesh.outbox(self.target)
+                .push(Message::Cancel { id: self.id });
+        }
+    }
+}
+
+fn unpacked<T: 'static>(value: Result<Value, oneshot::Canceled>) -> T {
+    let value = value.expect("a call is answered while both shards live");
+    *value
+        .downcast()
+        .expect("a call is answered with its own type")
+}
+
+async fn flush(
+    shard: Rc<Shard>,
+    peer: ShardId,
+    sender: ConnectedSender<Parcel>,
+    mut wake: mpsc::UnboundedReceiver<()>,
+) {
+    while wake.next().await.is_some() {
+        let batch = { shard.mesh.outbox(peer).batch.take() };
+        if !batch.is_empty() && sender.send(Mutex::new(batch)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn receive(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedReceiver<Parcel>) {
+    while let Some(parcel) = receiver.recv().await {
+        let batch = parcel.into_inner().expect("nobody has locked it");
+        for message in batch {
+            match message {
+                Message::Call { id, job } => shard.mesh.begin(&shard, peer, id, job),
+                Message::Cancel { id } => {
+                    if let Some(work) = shard.mesh.running.borrow_mut().remove(&(peer, id)) {
+                        work.abort();
+                    }
+                }
+                Message::Answer { id, value } => shard.mesh.answered(id, value),
+            }
+        }
+        glommio::yield_if_needed().await;
+    }
+}

@@ -1,0 +1,338 @@
+//! Owns the broker's life: one pinned executor a core, the order in which they come up, and the clean stop.
+//! The first core leads: it runs the controller, hears the signals, and tells the others.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+use tracing::{info, warn};
+
+use crate::config::{BrokerConfig, Listener};
+use crate::controller::boot::{self, BootError};
+use crate::ids::ShardId;
+use crate::io::process::{self, FolderLock, StopSignals};
+use crate::io::socket::BoundListener;
+use crate::io::{Disk, clock, entropy, ring};
+use crate::limits;
+use crate::log::checkpoints::{META_PROPERTIES_FILE, MetaProperties};
+use crate::log::directory;
+use crate::log::{LogContext, TailBudget};
+use crate::net::listener::{self, Connections};
+use crate::protocol::{Str, Uuid};
+use crate::shard::mesh::{self, Mesh, MeshEnds};
+use crate::shard::{Broker, Shard, sync};
+
+/// The default is 100 ms, which makes timers that late under load.
+const PREEMPT_TIMER: Duration = Duration::from_micros(500);
+
+/// Memory that glommio registers for its own files, of which there are none: its least.
+const EXECUTOR_IO_BYTES: usize = 64 << 10;
+
+/// How long a stop waits for clients to take their last answers.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the broker did not start, in a sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the data folder {folder} cannot be used: {error}")]
+    Folder { folder: String, error: io::Error },
+    #[error(
+        "the data folder {folder} is in use by another broker; stop that one, or name another folder with --data-dir"
+    )]
+    Locked { folder: String },
+    #[error("{file}: {reason}")]
+    Identity { file: String, reason: String },
+    #[error(
+        "cannot listen on {address}: {error}; is another broker running there? (--listen HOST:PORT names another address)"
+    )]
+    Listen { address: String, error: io::Error },
+    #[error("--cores {wanted}: this process may run on {allowed} cores")]
+    Cores { wanted: usize, allowed: usize },
+    #[error(
+        "io_uring is not available ({0}): Coati needs Linux 5.15 or newer with kernel.io_uring_disabled=0, a container's \
+         seccomp profile that allows io_uring_setup, and enough locked memory (LimitMEMLOCK=infinity or `ulimit -l unlimited`)"
+    )]
+    IoUring(String),
+    #[error(transparent)]
+    Metadata(#[from] BootError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Runs the broker until a signal stops it.
+pub fn run(config: BrokerConfig) -> Result<(), StartError> {
+    let began = clock::now();
+    process::block_stop_signals()?;
+    let descriptors = process::raise_descriptor_limit()?;
+    let _lock = take_folder(&config.data_dir)?;
+    let cpus = choose_cpus(&config)?;
+    let broker = Arc::new(introduce(config, cpus.len() as u16)?);
+    let listeners = bind(&broker.config)?;
+    info!(
+        descriptors,
+        cluster = %broker.cluster_id,
+        folder = %broker.config.data_dir.display(),
+        "starting"
+    );
+    let (report, reports) = mpsc::channel();
+    let mut leader = None;
+    for (index, ends) in mesh::ends(broker.shards).into_iter().enumerate() {
+        let seed = Seed {
+            id: ShardId(index as u16),
+            broker: broker.clone(),
+            ends,
+            listeners: clone_all(&listeners)?,
+            began,
+            report: report.clone(),
+        };
+        let handle = LocalExecutorBuilder::new(Placement::Fixed(cpus[index]))
+            .name(&format!("shard-{index}"))
+            .io_memory(EXECUTOR_IO_BYTES)
+            .preempt_timer(PREEMPT_TIMER)
+            .spawn(move || seed.grow())
+            .map_err(|error| StartError::IoUring(error.to_string()))?;
+        if index == 0 {
+            leader = Some(handle);
+        }
+    }
+    drop((report, listeners));
+    for _ in 0..broker.shards {
+        // A core that went down without a word has said so on its way.
+        let up = reports
+            .recv()
+            .unwrap_or(Err(StartError::IoUring("an executor ended".into())));
+        up?;
+    }
+    // The leader ends when all others have closed their logs; they end with the process.
+    let leader = leader.expect("there is a first core");
+    leader
+        .join()
+        .map_err(|error| StartError::IoUring(error.to_string()))?
+}
+
+fn take_folder(folder: &Path) -> Result<FolderLock, StartError> {
+    let name = folder.display().to_string();
+    let refused = |error| StartError::Folder {
+        folder: name.clone(),
+        error,
+    };
+    process::create_folder(folder).map_err(refused)?;
+    FolderLock::take(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => StartError::Locked {
+            folder: name.clone(),
+        },
+        _ => refused(error),
+    })
+}
+
+/// The CPUs to pin shards to: all that the process may use, or the first `--cores` of them.
+fn choose_cpus(config: &BrokerConfig) -> Result<Vec<usize>, StartError> {
+    let mut cpus = process::allowed_cpus()?;
+    if let Some(wanted) = config.cores {
+        if wanted == 0 || wanted > cpus.len() {
+            return Err(StartError::Cores {
+                wanted,
+                allowed: cpus.len(),
+            });
+        }
+        cpus.truncate(wanted);
+    }
+    cpus.truncate(usize::from(limits::SHARDS_MAX));
+    Ok(cpus)
+}
+
+/// Reads who this broker is from its data folder, or makes it somebody at its first start.
+fn introduce(config: BrokerConfig, shards: u16) -> Result<Broker, StartError> {
+    let path = config.data_dir.join(META_PROPERTIES_FILE);
+    let wrong = |reason: String| StartError::Identity {
+        file: path.display().to_string(),
+        reason,
+    };
+    let known = process::read_small_file(&path)?
+        .map(|text| MetaProperties::parse(&text))
+        .transpose()
+        .map_err(|error| wrong(error.to_string()))?;
+    let identity = match known {
+        Some(identity) => identity,
+        None => {
+            let made = MetaProperties {
+                cluster_id: Uuid(entropy::uuid()).to_string(),
+                node_id: config.node_id,
+                directory_id: Some(Uuid(entropy::uuid())),
+            };
+            process::write_small_file(&path, &made.format(clock::wall_ms()))?;
+            made
+        }
+    };
+    if identity.node_id != config.node_id {
+        return Err(wrong(format!(
+            "the folder belongs to node.id {}, the configuration says {}",
+            identity.node_id, config.node_id
+        )));
+    }
+    Ok(Broker {
+        connections: Connections::new(
+            shards,
+            config.max_connections,
+            config.max_connections_per_ip,
+        ),
+        config: Arc::new(config),
+        cluster_id: Str::from(identity.cluster_id),
+        directory_id: identity.directory_id.unwrap_or(Uuid(entropy::uuid())),
+        incarnation: Uuid(entropy::uuid()),
+        shards,
+    })
+}
+
+type NamedListener = (Str, BoundListener);
+
+fn bind(config: &BrokerConfig) -> Result<Vec<NamedListener>, StartError> {
+    config
+        .listeners
+        .iter()
+        .map(|listener| {
+            let refused = |error| StartError::Listen {
+                address: format!("{}:{}", listener.host, listener.port),
+                error,
+            };
+            let address = resolve(listener).map_err(refused)?;
+            let bound = BoundListener::bind(address).map_err(refused)?;
+            Ok((Str::from(listener.name.clone()), bound))
+        })
+        .collect()
+}
+
+fn resolve(listener: &Listener) -> io::Result<SocketAddr> {
+    let host = if listener.host.is_empty() {
+        "0.0.0.0"
+    } else {
+        &listener.host
+    };
+    (host, listener.port)
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+fn clone_all(listeners: &[NamedListener]) -> io::Result<Vec<NamedListener>> {
+    listeners
+        .iter()
+        .map(|(name, bound)| Ok((name.clone(), bound.try_clone()?)))
+        .collect()
+}
+
+/// What crosses to a core's thread, there to become a shard.
+struct Seed {
+    id: ShardId,
+    broker: Arc<Broker>,
+    ends: MeshEnds,
+    listeners: Vec<NamedListener>,
+    began: Instant,
+    report: mpsc::Sender<Result<(), StartError>>,
+}
+
+thread_local! {
+    /// This core's listening sockets, until it is told to accept.
+    static LISTENERS: RefCell<Vec<NamedListener>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Seed {
+    async fn grow(self) -> Result<(), StartError> {
+        if let Err(error) = ring::init_thread() {
+            let _main_gave_up = self
+                .report
+                .send(Err(StartError::IoUring(error.to_string())));
+            return Ok(());
+        }
+        let _main_gave_up = self.report.send(Ok(()));
+        let disk_queue = glommio::executor().create_task_queue(
+            Shares::Static(1000),
+            Latency::NotImportant,
+            "disk",
+        );
+        let spawn = Rc::new(move |task| {
+            let spawned = glommio::spawn_local_into(task, disk_queue);
+            spawned
+                .expect("the queue lives as long as the core")
+                .detach();
+        });
+        let budget = TailBudget::new(limits::TAIL_CACHE_BYTES / usize::from(self.broker.shards));
+        let mut logs = LogContext::new(Disk::direct(), spawn, budget);
+        logs.producer_id_expiration_ms = self.broker.config.producer_id_expiration_ms;
+        let (mesh, channels) = Mesh::connect(self.id, self.ends).await;
+        let shard = Shard::new(self.id, self.broker, mesh, logs);
+        LISTENERS.set(self.listeners);
+        Mesh::run(&shard, channels);
+        if self.id == super::CONTROLLER_SHARD {
+            lead(shard, self.began).await
+        } else {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn lead(shard: Rc<Shard>, began: Instant) -> Result<(), StartError> {
+    let signals = StopSignals::watch()?;
+    let folder = directory::take_stock(&shard.logs.disk, &shard.broker.config.data_dir).await?;
+    for deleted in &folder.deleted {
+        shard.logs.disk.remove_dir_all(deleted).await?;
+    }
+    boot::start(&shard, Arc::new(folder)).await?;
+    shard.everywhere(|shard| async move { accept(shard) }).await;
+    announce(&shard, began);
+    signals.next().await?;
+    info!("stopping: a second signal stops at once");
+    glommio::spawn_local(async move {
+        if signals.next().await.is_ok() {
+            warn!("stopped at once; the next start recovers");
+            std::process::exit(130);
+        }
+    })
+    .detach();
+    stop(&shard).await
+}
+
+fn accept(shard: Rc<Shard>) {
+    for (name, bound) in LISTENERS.take() {
+        glommio::spawn_local(listener::accept(shard.clone(), bound, name)).detach();
+    }
+    glommio::spawn_local(shard.tick()).detach();
+}
+
+fn announce(shard: &Shard, began: Instant) {
+    let config = &shard.broker.config;
+    let listeners: Vec<String> = config
+        .listeners
+        .iter()
+        .map(|listener| format!("{}://{}:{}", listener.name, listener.host, listener.port))
+        .collect();
+    info!(
+        node = config.node_id.0,
+        listeners = listeners.join(","),
+        cores = shard.broker.shards,
+        folder = %config.data_dir.display(),
+        ms = began.elapsed().as_millis() as u64,
+        "Kafka Server started"
+    );
+    // Without systemd there is nobody to tell.
+    let _nobody = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Every connection has its answers, every log is closed, the folder is marked clean.
+async fn stop(shard: &Rc<Shard>) -> Result<(), StartError> {
+    let _nobody = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    shard
+        .everywhere(|shard| async move { shard.finish_connections(STOP_PATIENCE).await })
+        .await;
+    let closed = shard
+        .everywhere(|shard| async move { sync::close_all(&shard).await })
+        .await;
+    boot::stop(shard, closed.into_iter().flatten().collect()).await?;
+    info!("stopped");
+    Ok(())
+}
