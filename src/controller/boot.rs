@@ -9,7 +9,7 @@ use crate::controller::driver::ControllerDriver;
 use crate::controller::metadata_log::{self, MetadataLogError, Replay};
 use crate::controller::{Controller, Endpoint, MetadataImage, Registration};
 use crate::ids::LeaderEpoch;
-use crate::io::clock;
+use crate::io::{clock, process};
 use crate::log::checkpoints::PartitionMetadata;
 use crate::log::directory::{self, Checkpoint, Folder};
 use crate::log::{FlushPolicy, Log, LogError, LogSettings, Opening};
@@ -158,11 +158,11 @@ fn registration(shard: &Shard) -> Registration {
     Registration {
         incarnation: shard.broker.incarnation,
         endpoints: config
-            .advertised_listeners
-            .iter()
+            .advertised(&process::host_name())
+            .into_iter()
             .map(|listener| Endpoint {
-                name: Str::from(listener.name.clone()),
-                host: Str::from(listener.host.clone()),
+                name: Str::from(listener.name),
+                host: Str::from(listener.host),
                 port: listener.port,
                 security_protocol: listener.protocol as i16,
             })

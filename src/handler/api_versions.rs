@@ -66,7 +66,6 @@ fn served() -> Vec<ApiVersion> {
             api_key: range.key,
             min_version: range.min,
             max_version: range.max,
-            ..Default::default()
         })
         .collect()
 }

@@ -17,6 +17,9 @@ use crate::protocol::{ErrorCode, Str};
 
 const READ_COMMITTED: i8 = 1;
 
+/// The version that tells the leader epoch (KIP-320).
+const EPOCH_SINCE: i16 = 4;
+
 pub async fn handle(
     context: Rc<Context>,
     request: ListOffsetsRequest,
@@ -78,7 +81,9 @@ async fn one(
         Ok(Some(found)) => {
             response.timestamp = found.timestamp;
             response.offset = found.offset.0;
-            response.leader_epoch = found.leader_epoch.map_or(-1, |epoch| epoch.0);
+            if version >= EPOCH_SINCE {
+                response.leader_epoch = found.leader_epoch.map_or(-1, |epoch| epoch.0);
+            }
         }
         Ok(None) => {}
         Err(error) => response.error_code = error.code(),

@@ -30,6 +30,18 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// The machine's name on its network; `localhost` when it has none.
+pub fn host_name() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: the kernel writes at most the length we name, and the last byte stays zero.
+    let result = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let length = name.iter().position(|byte| *byte == 0).unwrap_or(0);
+    match std::str::from_utf8(&name[..length]) {
+        Ok(name) if result == 0 && !name.is_empty() => name.to_owned(),
+        _ => "localhost".to_owned(),
+    }
+}
+
 /// The CPUs this process may run on, ascending: a container's or taskset's choice is respected.
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     // SAFETY: a zeroed cpu_set_t is an empty set.

@@ -247,8 +247,7 @@ impl Shard {
     {
         let calls = (0..self.broker.shards).map(|target| {
             let work = work.clone();
-            self.mesh
-                .call(self, ShardId(target), move |shard| work(shard))
+            self.mesh.call(self, ShardId(target), work)
         });
         join_all(calls).await
     }

@@ -65,14 +65,14 @@ pub enum StartError {
 }
 
 /// Runs the broker until a signal stops it.
-pub fn run(config: BrokerConfig) -> Result<(), StartError> {
+pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
     let began = clock::now();
     process::block_stop_signals()?;
     let descriptors = process::raise_descriptor_limit()?;
     let _lock = take_folder(&config.data_dir)?;
     let cpus = choose_cpus(&config)?;
+    let listeners = bind(&mut config)?;
     let broker = Arc::new(introduce(config, cpus.len() as u16)?);
-    let listeners = bind(&broker.config)?;
     info!(
         descriptors,
         cluster = %broker.cluster_id,
@@ -191,17 +191,20 @@ fn introduce(config: BrokerConfig, shards: u16) -> Result<Broker, StartError> {
 
 type NamedListener = (Str, BoundListener);
 
-fn bind(config: &BrokerConfig) -> Result<Vec<NamedListener>, StartError> {
+/// Binds every listener; one on port 0 learns which port it got.
+fn bind(config: &mut BrokerConfig) -> Result<Vec<NamedListener>, StartError> {
     config
         .listeners
-        .iter()
+        .iter_mut()
         .map(|listener| {
+            let address = format!("{}:{}", listener.host, listener.port);
             let refused = |error| StartError::Listen {
-                address: format!("{}:{}", listener.host, listener.port),
+                address: address.clone(),
                 error,
             };
             let address = resolve(listener).map_err(refused)?;
             let bound = BoundListener::bind(address).map_err(refused)?;
+            listener.port = bound.local_address()?.port();
             Ok((Str::from(listener.name.clone()), bound))
         })
         .collect()
