@@ -1,6 +1,8 @@
 //! Owns what DescribeConfigs tells of a resource: each setting's value, where it comes from, and
 //! the other names and layers that could have supplied it, in Kafka's order.
 
+use std::borrow::Cow;
+
 pub use super::layers::Source;
 use super::{
     BrokerConfig, DynamicConfigs, Layers, Settings, UpdateMode, definition::Definition,
@@ -10,7 +12,7 @@ use super::{
 /// One setting as a client is told it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigEntry {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `None` is null: unset, or too secret to tell.
     pub value: Option<String>,
     pub source: Source,
@@ -24,7 +26,7 @@ pub struct ConfigEntry {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigSynonym {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub value: Option<String>,
     pub source: Source,
 }
@@ -44,7 +46,7 @@ pub fn topic(
             let own = overrides
                 .contains_key(definition.name)
                 .then(|| ConfigSynonym {
-                    name: definition.name,
+                    name: definition.name.into(),
                     value: value.clone(),
                     source: Source::DynamicTopic,
                 });
@@ -123,7 +125,7 @@ pub fn group(
             let own = overrides
                 .contains_key(definition.name)
                 .then(|| ConfigSynonym {
-                    name: definition.name,
+                    name: definition.name.into(),
                     value: value.clone(),
                     source: Source::Group,
                 });
@@ -133,7 +135,7 @@ pub fn group(
                 .unwrap_or_default();
             if inherited.is_empty() {
                 inherited.push(ConfigSynonym {
-                    name: definition.name,
+                    name: definition.name.into(),
                     value: definition.default.map(str::to_owned),
                     source: Source::Default,
                 });
@@ -160,6 +162,11 @@ pub fn broker(config: &BrokerConfig, dynamic: &DynamicConfigs) -> Vec<ConfigEntr
             let read_only = definition.update == UpdateMode::ReadOnly;
             entry(definition, value, synonyms, read_only)
         })
+        .chain(unknown(&[
+            (&dynamic.broker, Source::DynamicBroker),
+            (&dynamic.cluster, Source::DynamicDefaultBroker),
+            (&config.given, Source::StaticBroker),
+        ]))
         .collect()
 }
 
@@ -175,7 +182,39 @@ pub fn cluster_default(config: &BrokerConfig, dynamic: &DynamicConfigs) -> Vec<C
             let read_only = definition.update == UpdateMode::ReadOnly;
             Some(entry(definition, Some(text.clone()), synonyms, read_only))
         })
+        .chain(unknown(&[(&dynamic.cluster, Source::DynamicDefaultBroker)]))
         .collect()
+}
+
+/// Settings that somebody gave and nobody knows. They may be secrets, so their values stay hidden.
+fn unknown(layers: &[(&Settings, Source)]) -> Vec<ConfigEntry> {
+    let mut entries = Vec::<ConfigEntry>::new();
+    for (layer, source) in layers {
+        for name in layer
+            .keys()
+            .filter(|name| !definitions::broker().contains_key(name.as_str()))
+        {
+            let synonym = ConfigSynonym {
+                name: Cow::Owned(name.clone()),
+                value: None,
+                source: *source,
+            };
+            match entries.iter_mut().find(|entry| entry.name == name.as_str()) {
+                Some(entry) => entry.synonyms.push(synonym),
+                None => entries.push(ConfigEntry {
+                    name: Cow::Owned(name.clone()),
+                    value: None,
+                    source: *source,
+                    read_only: true,
+                    sensitive: true,
+                    kind: 0,
+                    synonyms: vec![synonym],
+                    documentation: "Not a setting that Kafka knows.",
+                }),
+            }
+        }
+    }
+    entries
 }
 
 fn entry(
@@ -186,7 +225,7 @@ fn entry(
 ) -> ConfigEntry {
     let sensitive = definition.is_sensitive();
     ConfigEntry {
-        name: definition.name,
+        name: definition.name.into(),
         value: value.filter(|_| !sensitive),
         source: synonyms
             .first()
@@ -225,7 +264,7 @@ fn synonyms(name: &'static str, layers: Layers<'_>, sensitive: bool) -> Vec<Conf
         .into_iter()
         .skip_while(|(found, _, _)| *found != name)
         .map(|(name, text, source)| ConfigSynonym {
-            name,
+            name: name.into(),
             value: Some(text).filter(|_| !sensitive),
             source,
         })

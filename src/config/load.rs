@@ -99,6 +99,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
             given.entry(name.into()).or_insert_with(|| value.into());
         }
     }
+    // The older name tells the same, as in Kafka.
+    if let Some(id) = given.get("node.id").cloned() {
+        given.insert("broker.id".into(), id);
+    }
     let config = BrokerConfig::from_settings(given)?;
     Ok(Loaded { config, notices })
 }

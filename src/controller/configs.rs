@@ -10,7 +10,7 @@ use std::{
 use super::{Controller, Outcome, Refusal, state::bounded, validate_topic_name};
 use crate::{
     config::{
-        self, Kind, Settings, UpdateMode,
+        self, Kind, Settings, UpdateMode, Value,
         definitions::{self, Table},
     },
     protocol::{
@@ -207,6 +207,9 @@ impl Controller {
             ResourceType::Topic => definitions::topic(),
             ResourceType::Broker => definitions::broker(),
             ResourceType::Group => definitions::group(),
+            ResourceType::BrokerLogger if !alteration.replaces_all => {
+                return Err(no_such_logger(alteration));
+            }
             ResourceType::Unknown | ResourceType::BrokerLogger | ResourceType::ClientMetrics => {
                 return Err(invalid_request(format!(
                     "Unknown resource type {}",
@@ -226,7 +229,7 @@ impl Controller {
         match kind {
             ResourceType::Topic => self.validate_topic(alteration.name, &wanted)?,
             ResourceType::Broker => self.validate_broker(alteration, &current, &wanted, &named)?,
-            _ => validate_group(alteration.name, &wanted)?,
+            _ => self.validate_group(alteration.name, &wanted)?,
         }
         if alteration.replaces_all {
             named.extend(current.keys().cloned());
@@ -346,6 +349,50 @@ impl Controller {
         self.check_min_insync(whole_cluster, current, wanted, named)
     }
 
+    fn validate_group(&self, name: &str, wanted: &Settings) -> Result<(), Refusal> {
+        if name.is_empty() {
+            return Err(invalid_request("Default group resources are not allowed."));
+        }
+        if let Some(unknown) = wanted
+            .keys()
+            .find(|name| !definitions::group().contains_key(name.as_str()))
+        {
+            return Err(invalid_config(format!(
+                "Unknown group config name: {unknown}"
+            )));
+        }
+        for (name, text) in wanted {
+            let value = definitions::group()[name.as_str()].parse(text)?;
+            self.check_group_range(name, &value)?;
+        }
+        Ok(())
+    }
+
+    /// The broker bounds what a group may choose: `group.consumer.min.x` and `group.consumer.max.x`
+    /// for `consumer.x`, where it has them.
+    fn check_group_range(&self, name: &str, value: &Value) -> Result<(), Refusal> {
+        let (Some((kind, rest)), Value::Integer(value)) = (name.split_once('.'), value) else {
+            return Ok(());
+        };
+        let dynamic = self.dynamic_configs();
+        let layers = self.config.layers(&dynamic);
+        let bound = |end: &str| {
+            let name = format!("group.{kind}.{end}.{rest}");
+            definitions::broker()
+                .contains_key(name.as_str())
+                .then(|| layers.integer(&name))?
+        };
+        match (bound("min"), bound("max")) {
+            (Some(min), Some(max)) if !(min..=max).contains(value) => Err(invalid_config(format!(
+                "{name} must be in the range {min} to {max} inclusive."
+            ))),
+            (None, Some(max)) if *value > max => Err(invalid_config(format!(
+                "{name} must be less than or equal to {max}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// With eligible leader replicas (KIP-966) the whole cluster must agree on the minimum.
     fn check_min_insync(
         &self,
@@ -370,6 +417,15 @@ impl Controller {
         }
         Ok(())
     }
+}
+
+/// Loggers are set by the environment when the broker starts; none can be changed here.
+fn no_such_logger(alteration: &Alteration<'_>) -> Refusal {
+    let logger = alteration
+        .changes
+        .first()
+        .map_or("", |(name, _, _)| &***name);
+    invalid_config(format!("Logger {logger} does not exist!"))
 }
 
 fn check_shape(alteration: &Alteration<'_>) -> Result<(), Refusal> {
@@ -465,19 +521,6 @@ fn not_a_list(kind: ResourceType, is_known: bool, operation: Operation, name: &s
         }
         _ => format!("Can't {upper} to key {name} because its type is not LIST."),
     })
-}
-
-fn validate_group(name: &str, wanted: &Settings) -> Result<(), Refusal> {
-    if name.is_empty() {
-        return Err(invalid_request("Default group resources are not allowed."));
-    }
-    for (name, text) in wanted {
-        match definitions::group().get(name.as_str()) {
-            Some(definition) => definition.parse(text)?,
-            None => return Err(invalid_config(format!("Unknown group config name: {name}"))),
-        };
-    }
-    Ok(())
 }
 
 fn told(refusal: Option<Refusal>) -> (i16, Option<Str>) {

@@ -133,11 +133,11 @@ impl Controller {
         };
         if !(range.min..=range.max).contains(&level) {
             let supported = match range.min == range.max {
-                true => format!("version {}", range.min),
-                false => format!("versions {}-{}", range.min, range.max),
+                true => range.min.to_string(),
+                false => format!("{}-{}", range.min, range.max),
             };
             return refuse(format!(
-                "Local controller {local} only supports {supported}"
+                "Local controller {local} only supports versions {supported}"
             ));
         }
         let current = self.image.feature(&update.feature);

@@ -187,6 +187,12 @@ impl MetadataImage {
         self.brokers.get(&id)
     }
 
+    /// Where clients of a listener reach a broker; `None` when they cannot.
+    pub fn endpoint_of(&self, id: BrokerId, listener: &str) -> Option<&Endpoint> {
+        let broker = self.brokers.get(&id)?;
+        broker.endpoint(listener).filter(|_| !broker.fenced)
+    }
+
     /// In id order.
     pub fn brokers(&self) -> impl Iterator<Item = &Arc<BrokerRegistration>> {
         self.brokers.values()

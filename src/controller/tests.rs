@@ -617,6 +617,33 @@ fn broker_settings_change_for_one_or_all() {
 }
 
 #[test]
+fn groups_choose_within_the_brokers_bounds() {
+    let mut bench = Bench::new();
+    let mut alter = |group: &str, setting: &str, value: &str| {
+        bench.alter(ResourceType::Group, group, &[(setting, 0, Some(value))])
+    };
+    assert_eq!(
+        alter("g", "consumer.session.timeout.ms", "50000"),
+        says((0, ""))
+    );
+    assert_eq!(
+        alter("g", "consumer.session.timeout.ms", "5"),
+        says((
+            40,
+            "consumer.session.timeout.ms must be in the range 45000 to 60000 inclusive."
+        ))
+    );
+    assert_eq!(
+        alter("g", "nope", "1"),
+        says((40, "Unknown group config name: nope"))
+    );
+    assert_eq!(
+        alter("", "consumer.session.timeout.ms", "50000"),
+        says((42, "Default group resources are not allowed."))
+    );
+}
+
+#[test]
 fn the_old_alter_configs_replaces_everything() {
     let mut bench = Bench::new();
     bench.create(vec![configured(

@@ -1,18 +1,29 @@
 //! Owns the way from a request to its response: one file an API, one match that finds it.
 //! Errors of a request's content become Kafka error codes here; what cannot be decoded closes the connection.
 
+pub mod alter_configs;
 pub mod api_versions;
+pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_records;
+pub mod delete_topics;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod describe_log_dirs;
 pub mod describe_producers;
+pub mod describe_quorum;
+pub mod describe_topic_partitions;
 pub mod errors;
 pub mod fetch;
 pub mod fetch_session;
+pub mod incremental_alter_configs;
 pub mod init_producer_id;
+pub mod list_config_resources;
 pub mod list_offsets;
 pub mod metadata;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod update_features;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -217,6 +228,23 @@ async fn alone(context: Rc<Context>, header: Header) -> Result<Option<Frame>, Ma
         InitProducerIdRequest::KEY => run(context, header, init_producer_id::handle).await,
         DeleteRecordsRequest::KEY => run(context, header, delete_records::handle).await,
         DescribeProducersRequest::KEY => run(context, header, describe_producers::handle).await,
+        DeleteTopicsRequest::KEY => run(context, header, delete_topics::handle).await,
+        CreatePartitionsRequest::KEY => run(context, header, create_partitions::handle).await,
+        DescribeConfigsRequest::KEY => run(context, header, describe_configs::handle).await,
+        IncrementalAlterConfigsRequest::KEY => {
+            run(context, header, incremental_alter_configs::handle).await
+        }
+        AlterConfigsRequest::KEY => run(context, header, alter_configs::handle).await,
+        ListConfigResourcesRequest::KEY => {
+            run(context, header, list_config_resources::handle).await
+        }
+        UpdateFeaturesRequest::KEY => run(context, header, update_features::handle).await,
+        DescribeQuorumRequest::KEY => run(context, header, describe_quorum::handle).await,
+        DescribeLogDirsRequest::KEY => run(context, header, describe_log_dirs::handle).await,
+        DescribeClusterRequest::KEY => run(context, header, describe_cluster::handle).await,
+        DescribeTopicPartitionsRequest::KEY => {
+            run(context, header, describe_topic_partitions::handle).await
+        }
         key => unreachable!("api key {key} is advertised and has no handler"),
     }
 }

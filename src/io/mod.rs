@@ -16,6 +16,7 @@ pub mod ring;
 #[cfg(feature = "simulation")]
 pub mod simulated;
 pub mod socket;
+pub mod space;
 
 pub use buffer::{AppendBuffer, BLOCK};
 pub use disk::Disk;

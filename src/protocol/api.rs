@@ -36,10 +36,21 @@ pub const SUPPORTED: &[ApiRange] = &[
     api(3, "Metadata", 0, 13),
     api(18, "ApiVersions", 0, 5),
     api(19, "CreateTopics", 2, 7),
+    api(20, "DeleteTopics", 1, 6),
     api(21, "DeleteRecords", 0, 2),
     api(22, "InitProducerId", 0, 5),
     api(23, "OffsetForLeaderEpoch", 2, 4),
+    api(32, "DescribeConfigs", 1, 4),
+    api(33, "AlterConfigs", 0, 2),
+    api(35, "DescribeLogDirs", 1, 5),
+    api(37, "CreatePartitions", 0, 3),
+    api(44, "IncrementalAlterConfigs", 0, 1),
+    api(55, "DescribeQuorum", 0, 2),
+    api(57, "UpdateFeatures", 0, 2),
+    api(60, "DescribeCluster", 0, 2),
     api(61, "DescribeProducers", 0, 0),
+    api(74, "ListConfigResources", 0, 1),
+    api(75, "DescribeTopicPartitions", 0, 0),
 ];
 
 /// What is served of an API, `None` when it is not.
