@@ -148,12 +148,11 @@ impl ProducerStates {
     /// Whether `batch` fits what is known of its producer. Of a producer never seen, or forgotten,
     /// any sequence is accepted, as Kafka does since 2.5 (KIP-360).
     pub fn check(&self, batch: &ProducerBatch, origin: Origin) -> Result<Verdict, ProducerRefusal> {
-        let Some(producer) = self.producers.get(&batch.producer_id) else {
-            return Ok(Verdict::Append);
-        };
         if origin == Origin::Replication {
             return Ok(Verdict::Append);
         }
+        let unknown = Producer::unknown();
+        let producer = self.producers.get(&batch.producer_id).unwrap_or(&unknown);
         if origin == Origin::Client
             && let Some(duplicate) = producer.find_duplicate(batch)
         {
@@ -360,12 +359,16 @@ impl ProducerStates {
 impl ProducerStates {
     /// Takes in a batch that is in the log already: at recovery, and on a follower. Returns the entry
     /// that the segment's aborted-transaction index gets, if the batch ends an aborted transaction.
-    /// An error means that a control batch can't be read.
+    /// An error means that the batch does not continue the log, or is a control batch that can't be read.
     pub fn replay(&mut self, batch: &Batch) -> Result<Option<AbortedTransaction>, BatchError> {
+        let base_offset = batch.base_offset();
+        if !(self.end_offset..=OFFSET_MAX).contains(&base_offset) {
+            return Err(BatchError::BadBaseOffset(base_offset.0));
+        }
         let mut aborted = None;
         if batch.has_producer_id() {
             if !batch.is_control() {
-                self.append(&ProducerBatch::of(batch, batch.base_offset()));
+                self.append(&ProducerBatch::of(batch, base_offset));
             } else if let Some(marker) = EndMarker::of(batch)? {
                 aborted = self.end_transaction(&marker);
             }
@@ -417,6 +420,9 @@ impl EndMarker {
         }))
     }
 }
+
+/// The batch with the highest offsets still leaves room to count on.
+const OFFSET_MAX: Offset = Offset(i64::MAX - u32::MAX as i64);
 
 /// A marker's record is some twenty bytes.
 const MARKER_BATCH_BYTES_MAX: usize = 4096;
@@ -674,8 +680,8 @@ impl ProducerStates {
             transaction_first_offset: None,
             batches: CachedBatches::default(),
         };
-        if producer_id.0 < 0 || producer.epoch < NO_EPOCH {
-            return Err("has a negative producer id or epoch");
+        if producer_id.0 < 0 {
+            return Err("has a negative producer id");
         }
         if entry.last_offset.get() >= 0 {
             let offset_delta = entry.offset_delta.get();
@@ -780,6 +786,12 @@ mod tests {
     fn an_unknown_producer_may_start_anywhere() {
         let states = appended(&[batch(4, 1234, 0, 1)]);
         assert_eq!(check(&states, batch(4, 1235, 1, 1)), Ok(Verdict::Append));
+        // With any epoch that there can be, and with none.
+        assert_eq!(
+            check(&ProducerStates::default(), batch(-1, 3, 0, 1)),
+            Ok(Verdict::Append)
+        );
+        assert!(check(&ProducerStates::default(), batch(-2, 0, 0, 1)).is_err());
     }
 
     #[test]

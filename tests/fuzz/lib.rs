@@ -1,0 +1,3 @@
+//! Hands the targets to the fuzzer.
+
+pub mod targets;
