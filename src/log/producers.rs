@@ -1150,4 +1150,43 @@ mod tests {
         states.on_high_watermark(Offset(19));
         assert_eq!(states.first_unstable_offset(), Some(Offset(18)));
     }
+
+    #[test]
+    fn a_thousand_answers_are_apache_kafkas() {
+        let text = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/kafka-4.4/sequences.txt"
+        ));
+        let mut states = ProducerStates::new(Offset(0));
+        for (number, line) in text.lines().enumerate() {
+            let fields: Vec<i64> = line
+                .split(' ')
+                .map(|field| field.parse().unwrap())
+                .collect();
+            let [producer_id, epoch, sequence, count, error, offset, time] = fields[..] else {
+                panic!("{line}");
+            };
+            let sent = ProducerBatch {
+                producer_id: ProducerId(producer_id),
+                max_timestamp: 1_795_000_000_000 + number as i64,
+                ..batch(epoch as i16, sequence as i32, states.end_offset().0, count)
+            };
+            let answer = match check(&states, sent) {
+                Ok(Verdict::Append) => {
+                    states.append(&sent);
+                    states.advance_to(sent.last_offset.plus(1));
+                    (0, sent.base_offset.0, -1)
+                }
+                Ok(Verdict::Duplicate {
+                    base_offset,
+                    timestamp,
+                    ..
+                }) => (0, base_offset.0, timestamp),
+                Err(ProducerRefusal::OutOfOrderSequence { .. }) => (45, -1, -1),
+                Err(ProducerRefusal::InvalidProducerEpoch { .. }) => (47, -1, -1),
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(answer, (error, offset, time), "line {}: {line}", number + 1);
+        }
+    }
 }
