@@ -114,6 +114,27 @@ impl File {
         }
     }
 
+    /// Makes later reads come from the device: after a failed sync the page cache may still hold what
+    /// the device has lost.
+    pub fn forget_cached(&self) {
+        match &self.0 {
+            Kind::Real(file) => {
+                // SAFETY: a plain system call on an open descriptor; only advice, so its result says
+                // nothing of interest.
+                unsafe {
+                    libc::posix_fadvise(
+                        file.descriptor.as_raw_fd(),
+                        0,
+                        0,
+                        libc::POSIX_FADV_DONTNEED,
+                    )
+                };
+            }
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(_) => {}
+        }
+    }
+
     pub fn len(&self) -> io::Result<u64> {
         match &self.0 {
             Kind::Real(file) => {

@@ -385,7 +385,26 @@ impl Log {
         }
     }
 
+    /// One at a time a file: of two at once only one is told of an error, and the other would believe
+    /// that all is well.
     async fn sync_segment(&self, segment: &Segment) -> io::Result<()> {
+        while segment.syncing.replace(true) {
+            self.wait_until(|_| !segment.syncing.get())
+                .await
+                .map_err(io::Error::other)?;
+        }
+        self.check_online().map_err(io::Error::other)?;
+        let result = self.sync_segment_alone(segment).await;
+        segment.syncing.set(false);
+        if let Err(error) = &result {
+            // At once, so that those who wait for their turn find the log offline.
+            self.go_offline(LogError::storage("syncing a segment", error));
+        }
+        self.wake_waiters();
+        result
+    }
+
+    async fn sync_segment_alone(&self, segment: &Segment) -> io::Result<()> {
         let upto = segment.written.get();
         let dir = self.dir();
         let file = segment.writer(&self.context.disk, &dir).await?;

@@ -226,12 +226,17 @@ impl Log {
         let end = self.end_offset();
         // Searches look at files alone.
         self.wait_until(|state| state.written_end >= end).await?;
-        self.search_time(timestamp)
+        self.search_time(timestamp, end)
             .await
             .map_err(|error| LogError::storage("searching a segment", &error))
     }
 
-    async fn search_time(&self, timestamp: TimestampMs) -> io::Result<Option<FoundByTime>> {
+    /// What comes at or behind `end` came after the search began.
+    async fn search_time(
+        &self,
+        timestamp: TimestampMs,
+        end: Offset,
+    ) -> io::Result<Option<FoundByTime>> {
         let start = self.start_offset();
         let mut next = self.segment_at(start);
         while let Some(segment) = next {
@@ -239,9 +244,9 @@ impl Log {
             if largest.timestamp >= timestamp
                 && let Some(found) = self.search_time_in(&segment, timestamp, start).await?
             {
-                return Ok(Some(found));
+                return Ok(Some(found).filter(|found| found.offset < end));
             }
-            next = self.segment_after(&segment);
+            next = self.segment_after(&segment).filter(|next| next.base < end);
         }
         Ok(None)
     }
@@ -300,7 +305,7 @@ impl Log {
             }
             match largest {
                 None => Ok(None),
-                Some(largest) => self.search_time(largest.timestamp).await,
+                Some(largest) => self.search_time(largest.timestamp, end).await,
             }
         };
         search

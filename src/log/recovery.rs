@@ -134,7 +134,7 @@ impl Opened {
             segments: self.segments,
             tail,
             epochs: self.epochs,
-            epochs_dirty: self.changed,
+            epochs_dirty: false,
             changed: self.changed,
             doomed: Vec::new(),
             start: self.start,
@@ -272,19 +272,25 @@ impl Recovery<'_> {
         epochs.truncate_from_end(end.max(start));
         producers.expire(self.now_ms, self.context.producer_id_expiration_ms);
         if !clean {
+            // From here on the recovery point says that no one need look at these segments again.
+            let path = self.dir.join(checkpoints::LEADER_EPOCH_FILE);
+            let text = epochs.format();
+            self.disk()
+                .write_file_atomic(&path, text.as_bytes())
+                .await?;
             self.disk().sync_dir(self.dir).await?;
             let parent = self.dir.parent().expect("a log lies in a data folder");
             self.disk().sync_dir(parent).await?;
         }
         let active = segments.back().expect("a log has a segment");
-        active.name_durable.set(true);
         Ok(Opened {
             recovery_point: if clean { end } else { active.base },
             segments,
             producers,
             epochs,
             start,
-            dir_durable: true,
+            // A log that was never written to has names that were never synced: the first sync sees to it.
+            dir_durable: false,
             changed: !clean,
         })
     }
@@ -580,7 +586,12 @@ impl Recovery<'_> {
         epochs: &mut EpochCache,
     ) -> io::Result<Segment> {
         let segment = Segment::empty(base, self.now_ms);
-        let mut scanner = self.scanner(base, length).await?;
+        let file = self
+            .disk()
+            .open(&self.path(base, "log"), Mode::Read)
+            .await?;
+        file.forget_cached();
+        let mut scanner = Scanner::new(file, length, SCAN_BYTES);
         loop {
             let position = u64::from(segment.size.get());
             let Some(header) = scanner.header(position).await? else {
@@ -610,7 +621,6 @@ impl Recovery<'_> {
         }
         file.sync_data().await?;
         segment.set_stored(kept);
-        segment.name_durable.set(true);
         Ok(segment)
     }
 

@@ -27,17 +27,16 @@ impl Log {
         high_watermark: Offset,
     ) -> Result<usize, LogError> {
         self.check_open()?;
-        let count = self
-            .count_deletable(now_ms, high_watermark)
+        let last = self
+            .last_deletable(now_ms, high_watermark)
             .await
             .map_err(|error| LogError::storage("looking for old segments", &error))?;
-        if count == 0 {
+        let Some(last) = last else {
             return Ok(0);
-        }
-        if count == self.state.borrow().segments.len() {
+        };
+        if Rc::ptr_eq(&last, self.state.borrow().active()) {
             self.roll(now_ms);
         }
-        let last = self.state.borrow().segments[count - 1].clone();
         self.wait_until(|state| {
             let mut unfinished = state.unfinished.iter();
             unfinished.all(|unfinished| unfinished.segment.base > last.base)
@@ -64,11 +63,11 @@ impl Log {
         Ok(removed.len())
     }
 
-    async fn count_deletable(
+    async fn last_deletable(
         &self,
         now_ms: TimestampMs,
         high_watermark: Offset,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Option<Rc<Segment>>> {
         let settings = self.settings();
         let (segments, start) = {
             let state = self.state.borrow();
@@ -76,10 +75,10 @@ impl Log {
             (segments, state.start)
         };
         let mut size: u64 = segments.iter().map(|s| u64::from(s.size.get())).sum();
-        let mut count = 0;
-        for segment in &segments {
+        let mut last = None;
+        for (index, segment) in segments.iter().enumerate() {
             let end = segment.next_offset.get();
-            let is_active = count + 1 == segments.len();
+            let is_active = index + 1 == segments.len();
             if end > high_watermark || (is_active && segment.size.get() == 0) {
                 break;
             }
@@ -92,9 +91,9 @@ impl Log {
                 break;
             }
             size -= bytes;
-            count += 1;
+            last = Some(segment.clone());
         }
-        Ok(count)
+        Ok(last)
     }
 
     async fn is_too_old(

@@ -24,6 +24,7 @@ pub(super) struct Segment {
     /// The file's length; behind `size` it holds zeroes.
     pub(super) allocated: Cell<u64>,
     pub(super) allocating: Cell<bool>,
+    pub(super) syncing: Cell<bool>,
     /// The file's name is on stable storage.
     pub(super) name_durable: Cell<bool>,
     pub(super) created_ms: TimestampMs,
@@ -62,6 +63,7 @@ impl Segment {
             synced: Cell::new(0),
             allocated: Cell::new(0),
             allocating: Cell::new(false),
+            syncing: Cell::new(false),
             name_durable: Cell::new(false),
             created_ms: now_ms,
             first_timestamp: Cell::new(None),

@@ -121,3 +121,10 @@ impl Executor {
         }
     }
 }
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // Tasks hold what holds the list they wait in.
+        self.spawned.take();
+    }
+}

@@ -73,10 +73,15 @@ impl Inode {
         self.settled += count;
     }
 
-    /// A failed sync: what it covered is durable by luck, and no later sync says anything of it.
+    /// A failed sync: what it covered is on the device or lost, and reads see which (direct writes
+    /// leave nothing in the page cache that could hide it).
     pub(super) fn sync_in_part(&mut self, upto: usize, random: &mut Random) {
         let count = upto.saturating_sub(self.settled);
         self.survive(count, random);
+        self.content = self.durable.clone();
+        for change in &self.changes {
+            replay(&mut self.content, change);
+        }
     }
 
     pub(super) fn power_cut(&mut self, random: &mut Random) {

@@ -38,6 +38,7 @@ struct State {
     generation: u64,
     /// Error number, and how many more operations succeed before it strikes (once).
     fault: Option<(u64, i32)>,
+    failed_sync: bool,
 }
 
 /// Names as the running system sees them, as stable storage has them, and the way between.
@@ -115,12 +116,18 @@ impl SimulatedDisk {
             next_operation: 0,
             generation: 0,
             fault: None,
+            failed_sync: false,
         })))
     }
 
     /// The operation after the next `after` that change anything fails with `error_number`.
     pub fn fail_after(&self, after: u64, error_number: i32) {
         self.0.borrow_mut().fault = Some((after, error_number));
+    }
+
+    /// Whether a sync failed since this was asked before: what had been written may be lost then.
+    pub fn take_failed_sync(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().failed_sync)
     }
 
     /// Operations begun and not completed.
@@ -391,7 +398,10 @@ impl State {
                 position,
                 bytes,
             } => self.inodes[inode].write_in_part(position, &bytes, &mut self.random),
-            Work::Sync { inode, upto } => self.inodes[inode].sync_in_part(upto, &mut self.random),
+            Work::Sync { inode, upto } => {
+                self.failed_sync = true;
+                self.inodes[inode].sync_in_part(upto, &mut self.random);
+            }
             Work::SetLength { inode, length } => {
                 if self.random.chance(1, 2) {
                     self.inodes[inode].set_length(length);

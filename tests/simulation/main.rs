@@ -1,0 +1,89 @@
+//! The log against a simulated disk: random appends, reads, rolls, retention and ticks, then a power
+//! cut, a kill -9 or a clean stop at any point, recovery (perhaps crashing too), and a full comparison
+//! with a model. One seed is one run, replayed by its number:
+//!
+//! ```text
+//! COATI_SEED=1234 cargo test --features simulation --test simulation
+//! COATI_SEEDS=20000 cargo test --profile simulation --features simulation --test simulation
+//! ```
+
+mod model;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use coati::log::Sabotage;
+use world::World;
+
+/// Seeds run where COATI_SEEDS says nothing.
+const SEEDS_DEFAULT: u64 = 1_000;
+/// A planted fault must show within so many seeds.
+const SEEDS_TO_FIND_A_FAULT: u64 = 500;
+
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect("a number"))
+}
+
+/// One run; what is wrong with it, if anything.
+fn run(seed: u64, sabotage: Sabotage) -> Result<(), String> {
+    let mut world = World::new(seed, sabotage);
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    if number_from("COATI_SEED").is_some() {
+        println!("{:#?}", world.trace());
+    }
+    outcome.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    })
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_else_is_served() {
+    let seeds = match number_from("COATI_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number_from("COATI_SEEDS").unwrap_or(SEEDS_DEFAULT),
+    };
+    let mut failures = 0;
+    for seed in seeds {
+        if let Err(problem) = run(seed, Sabotage::None) {
+            println!("COATI_SEED={seed}: {problem}");
+            failures += 1;
+            if failures == 10 {
+                break;
+            }
+        }
+    }
+    assert_eq!(failures, 0, "seeds failed: see above");
+}
+
+/// The test of the test: a log broken on purpose is found out.
+fn finds(sabotage: Sabotage) {
+    let found = (0..SEEDS_TO_FIND_A_FAULT).find(|seed| run(*seed, sabotage).is_err());
+    assert!(found.is_some(), "{sabotage:?} went unnoticed");
+}
+
+#[test]
+fn an_appender_that_acknowledges_before_the_sync_is_found_out() {
+    finds(Sabotage::AcknowledgeBeforeSync);
+}
+
+#[test]
+fn a_recovery_that_checks_no_crc_is_found_out() {
+    finds(Sabotage::SkipChecksums);
+}
+
+#[test]
+fn equal_seeds_run_alike() {
+    let trace = |seed| {
+        let mut world = World::new(seed, Sabotage::None);
+        let result = world.run();
+        (result, world.trace())
+    };
+    for seed in 0..20 {
+        assert_eq!(trace(seed), trace(seed));
+    }
+}
