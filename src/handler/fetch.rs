@@ -310,3 +310,43 @@ fn bound_bytes(partitions: &mut [PartitionData], wanted: &[Wanted], max_bytes: u
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Str;
+
+    fn bounded(sizes: &[usize], partition_max: i32, max_bytes: usize) -> Vec<usize> {
+        let mut partitions: Vec<PartitionData> = sizes
+            .iter()
+            .map(|size| PartitionData {
+                records: Some(Records::from(bytes::Bytes::from(vec![0; *size]))),
+                ..Default::default()
+            })
+            .collect();
+        let wanted: Vec<Wanted> = sizes
+            .iter()
+            .map(|_| Wanted {
+                topic: Str::EMPTY,
+                topic_id: Uuid::ZERO,
+                index: 0,
+                fetch_offset: 0,
+                leader_epoch: -1,
+                max_bytes: partition_max,
+            })
+            .collect();
+        bound_bytes(&mut partitions, &wanted, max_bytes);
+        let lengths = partitions
+            .iter()
+            .map(|partition| partition.records.as_ref().map_or(0, Records::len));
+        lengths.collect()
+    }
+
+    #[test]
+    fn a_response_keeps_its_bound_but_for_its_first_batch() {
+        assert_eq!(bounded(&[10, 10, 10], 100, 25), [10, 10, 0]);
+        assert_eq!(bounded(&[50, 10, 0], 100, 25), [50, 0, 0]);
+        assert_eq!(bounded(&[0, 50, 10], 20, 100), [0, 50, 10]);
+        assert_eq!(bounded(&[10, 50, 10], 20, 100), [10, 0, 10]);
+    }
+}

@@ -305,3 +305,169 @@ fn push(response: &mut FetchResponse, wanted: Wanted, partition: PartitionData, 
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Records;
+    use crate::protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+
+    fn sessions(slots: usize) -> FetchSessions {
+        FetchSessions::new(ShardId(1), slots, 7)
+    }
+
+    fn request(session: i32, epoch: i32, partitions: &[i32]) -> FetchRequest {
+        let partitions: Vec<_> = partitions
+            .iter()
+            .map(|index| FetchPartition {
+                partition: *index,
+                partition_max_bytes: 1000,
+                ..Default::default()
+            })
+            .collect();
+        let topic = FetchTopic {
+            topic: Str::from("t"),
+            partitions,
+            ..Default::default()
+        };
+        FetchRequest {
+            session_id: session,
+            session_epoch: epoch,
+            topics: if topic.partitions.is_empty() {
+                Vec::new()
+            } else {
+                vec![topic]
+            },
+            ..Default::default()
+        }
+    }
+
+    fn opened(sessions: &mut FetchSessions, request: &FetchRequest) -> OpenFetch {
+        match sessions.open(request, false, crate::io::clock::now()) {
+            Opened::Session(open) => open,
+            Opened::Refused(error) => panic!("refused: {error:?}"),
+        }
+    }
+
+    fn refused(sessions: &mut FetchSessions, request: &FetchRequest, by_id: bool) -> ErrorCode {
+        match sessions.open(request, by_id, crate::io::clock::now()) {
+            Opened::Refused(error) => error,
+            Opened::Session(open) => panic!("opened: {open:?}"),
+        }
+    }
+
+    fn indexes(open: &OpenFetch) -> Vec<i32> {
+        open.wanted.iter().map(|wanted| wanted.index).collect()
+    }
+
+    fn answer(index: i32, high_watermark: i64, bytes: &'static [u8]) -> PartitionData {
+        PartitionData {
+            partition_index: index,
+            high_watermark,
+            records: Some(Records::from(bytes::Bytes::from_static(bytes))),
+            ..Default::default()
+        }
+    }
+
+    fn told(response: &FetchResponse) -> Vec<i32> {
+        let topics = response.responses.iter();
+        topics
+            .flat_map(|topic| {
+                topic
+                    .partitions
+                    .iter()
+                    .map(|partition| partition.partition_index)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_incremental_fetch_is_told_only_what_changed() {
+        let mut sessions = sessions(10);
+        let open = opened(&mut sessions, &request(0, 0, &[0, 1, 2]));
+        let id = open.session;
+        assert!(id > 0 && id & 0xff == 1, "{id}");
+        let answers = vec![answer(0, 5, b""), answer(1, 5, b""), answer(2, 5, b"")];
+        let response = sessions.respond(open, answers, false);
+        assert_eq!((response.session_id, told(&response)), (id, vec![0, 1, 2]));
+
+        let open = opened(&mut sessions, &request(id, 1, &[]));
+        assert_eq!(indexes(&open), [0, 1, 2]);
+        let answers = vec![answer(0, 5, b"x"), answer(1, 6, b""), answer(2, 5, b"")];
+        let response = sessions.respond(open, answers, false);
+        assert_eq!(told(&response), [0, 1]);
+
+        // Who got data is served last next time.
+        let open = opened(&mut sessions, &request(id, 2, &[]));
+        assert_eq!(indexes(&open), [1, 2, 0]);
+    }
+
+    #[test]
+    fn partitions_are_added_changed_and_forgotten() {
+        let mut sessions = sessions(10);
+        let id = opened(&mut sessions, &request(0, 0, &[0, 1])).session;
+        let mut change = request(id, 1, &[1, 2]);
+        change.topics[0].partitions[0].fetch_offset = 42;
+        change.forgotten_topics_data = vec![ForgottenTopic {
+            topic: Str::from("t"),
+            partitions: vec![0],
+            ..Default::default()
+        }];
+        let open = opened(&mut sessions, &change);
+        assert_eq!(indexes(&open), [1, 2]);
+        assert_eq!(open.wanted[0].fetch_offset, 42);
+        let mut nothing_left = request(id, 2, &[]);
+        nothing_left.forgotten_topics_data = vec![ForgottenTopic {
+            topic: Str::from("t"),
+            partitions: vec![1, 2],
+            ..Default::default()
+        }];
+        assert_eq!(opened(&mut sessions, &nothing_left).session, NO_SESSION);
+        let gone = refused(&mut sessions, &request(id, 3, &[]), false);
+        assert_eq!(gone, ErrorCode::FetchSessionIdNotFound);
+    }
+
+    #[test]
+    fn what_does_not_continue_a_session_is_refused() {
+        let mut sessions = sessions(10);
+        let id = opened(&mut sessions, &request(0, 0, &[0])).session;
+        let skipped = refused(&mut sessions, &request(id, 2, &[]), false);
+        assert_eq!(skipped, ErrorCode::InvalidFetchSessionEpoch);
+        let by_id = refused(&mut sessions, &request(id, 1, &[]), true);
+        assert_eq!(by_id, ErrorCode::FetchSessionTopicIdError);
+        let stranger = refused(&mut sessions, &request(id ^ 0x100, 1, &[]), false);
+        assert_eq!(stranger, ErrorCode::FetchSessionIdNotFound);
+    }
+
+    #[test]
+    fn an_error_makes_the_next_response_say_everything_again() {
+        let mut sessions = sessions(10);
+        let open = opened(&mut sessions, &request(0, 0, &[0]));
+        let id = open.session;
+        let failed = PartitionData {
+            error_code: ErrorCode::KafkaStorageError.code(),
+            ..answer(0, 5, b"")
+        };
+        sessions.respond(open, vec![failed], false);
+        let open = opened(&mut sessions, &request(id, 1, &[]));
+        let response = sessions.respond(open, vec![answer(0, 5, b"")], false);
+        assert_eq!(told(&response), [0]);
+    }
+
+    #[test]
+    fn a_full_cache_serves_without_a_session_until_idle_ones_go() {
+        let mut sessions = sessions(1);
+        let now = crate::io::clock::now();
+        assert_ne!(
+            opened(&mut sessions, &request(0, 0, &[0])).session,
+            NO_SESSION
+        );
+        let open = opened(&mut sessions, &request(0, 0, &[0]));
+        assert_eq!((open.session, indexes(&open)), (NO_SESSION, vec![0]));
+        sessions.evict_idle(now + EVICTION + Duration::from_secs(1));
+        assert_ne!(
+            opened(&mut sessions, &request(0, 0, &[0])).session,
+            NO_SESSION
+        );
+    }
+}

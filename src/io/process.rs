@@ -87,7 +87,7 @@ impl FolderLock {
     }
 }
 
-/// Blocks SIGTERM and SIGINT for this thread and all it will start, so that [`next_stop_signal`] gets them.
+/// Blocks SIGTERM and SIGINT for this thread and all it will start, so that [`StopSignals`] gets them.
 pub fn block_stop_signals() -> io::Result<()> {
     glommio::signal::block(&[libc::SIGTERM, libc::SIGINT]).map_err(io::Error::from)
 }
