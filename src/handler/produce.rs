@@ -13,6 +13,7 @@ use futures::future::{self, Either, join_all};
 use crate::handler::{Context, Header, Malformed, Response, errors};
 use crate::ids::{PartitionIndex, ShardId};
 use crate::io::clock;
+use crate::log::LogError;
 use crate::net::responses::Frame;
 use crate::partition::validate::{self, CompressedRecords, RecordError, validate};
 use crate::partition::{Acks, PartitionError};
@@ -133,7 +134,7 @@ fn append_all(
                     answer.log_append_time_ms = produced.log_append_time_ms;
                     answer.log_start_offset = produced.log_start_offset.0;
                     let outcome = match produced.acknowledged {
-                        Some(acknowledged) => acknowledged.await.unwrap_or(Ok(())),
+                        Some(acknowledged) => acknowledged.await.unwrap_or(Err(LogError::Closed)),
                         None => Ok(()),
                     };
                     if let Err(error) = outcome {
