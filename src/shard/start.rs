@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares};
 use tracing::{info, warn};
 
 use crate::config::{BrokerConfig, Listener};
@@ -80,7 +80,7 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
         "starting"
     );
     let (report, reports) = mpsc::channel();
-    let mut leader = None;
+    let mut executors = Vec::new();
     for (index, ends) in mesh::ends(broker.shards).into_iter().enumerate() {
         let seed = Seed {
             id: ShardId(index as u16),
@@ -90,29 +90,43 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
             began,
             report: report.clone(),
         };
-        let handle = LocalExecutorBuilder::new(Placement::Fixed(cpus[index]))
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(cpus[index]))
             .name(&format!("shard-{index}"))
             .io_memory(EXECUTOR_IO_BYTES)
             .preempt_timer(PREEMPT_TIMER)
             .spawn(move || seed.grow())
             .map_err(|error| StartError::IoUring(error.to_string()))?;
-        if index == 0 {
-            leader = Some(handle);
-        }
+        executors.push(Some(executor));
     }
     drop((report, listeners));
-    for _ in 0..broker.shards {
-        // A core that went down without a word has said so on its way.
-        let up = reports
-            .recv()
-            .unwrap_or(Err(StartError::IoUring("an executor ended".into())));
-        up?;
-    }
+    wait_until_up(&reports, &mut executors)?;
     // The leader ends when all others have closed their logs; they end with the process.
-    let leader = leader.expect("there is a first core");
-    leader
-        .join()
-        .map_err(|error| StartError::IoUring(error.to_string()))?
+    let leader = executors
+        .swap_remove(0)
+        .expect("only a core that is down is joined before");
+    joined(leader)
+}
+
+type Executor = ExecutorJoinHandle<Result<(), StartError>>;
+
+/// Every core says that it is up; one that went down instead says why when it is joined.
+fn wait_until_up(
+    reports: &mpsc::Receiver<ShardId>,
+    executors: &mut [Option<Executor>],
+) -> Result<(), StartError> {
+    let up: Vec<ShardId> = reports.iter().collect();
+    for (index, executor) in executors.iter_mut().enumerate() {
+        if !up.contains(&ShardId(index as u16)) {
+            joined(executor.take().expect("joined once"))?;
+            return Err(StartError::IoUring("an executor ended at once".into()));
+        }
+    }
+    Ok(())
+}
+
+fn joined(executor: Executor) -> Result<(), StartError> {
+    let ended = executor.join();
+    ended.map_err(|error| StartError::IoUring(error.to_string()))?
 }
 
 fn take_folder(folder: &Path) -> Result<FolderLock, StartError> {
@@ -236,7 +250,8 @@ struct Seed {
     ends: MeshEnds,
     listeners: Vec<NamedListener>,
     began: Instant,
-    report: mpsc::Sender<Result<(), StartError>>,
+    /// Dropped without a word when the core does not come up.
+    report: mpsc::Sender<ShardId>,
 }
 
 thread_local! {
@@ -246,13 +261,9 @@ thread_local! {
 
 impl Seed {
     async fn grow(self) -> Result<(), StartError> {
-        if let Err(error) = ring::init_thread() {
-            let _main_gave_up = self
-                .report
-                .send(Err(StartError::IoUring(error.to_string())));
-            return Ok(());
-        }
-        let _main_gave_up = self.report.send(Ok(()));
+        ring::init_thread().map_err(|error| StartError::IoUring(error.to_string()))?;
+        let _main_gave_up = self.report.send(self.id);
+        drop(self.report);
         let disk_queue = glommio::executor().create_task_queue(
             Shares::Static(1000),
             Latency::NotImportant,
