@@ -1,8 +1,15 @@
 //! Owns the command line: what people type, what they read. One file a command; the work itself is in `client` and
 //! `shard`. Results go to stdout, everything else to stderr; a failed command says why in one sentence and exits 1.
 
+mod connect;
+mod consume;
+mod format;
+mod lines;
 mod log_dump;
+mod produce;
+mod progress;
 mod start;
+mod topic;
 
 use std::process::ExitCode;
 
@@ -19,6 +26,11 @@ struct Coati {
 #[derive(Debug, Subcommand)]
 enum Command {
     Start(start::StartArgs),
+    /// Create, list, describe, alter and delete topics.
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    Produce(produce::ProduceArgs),
+    Consume(consume::ConsumeArgs),
     /// Look at log files; needs no broker.
     #[command(subcommand)]
     Log(LogCommand),
@@ -47,6 +59,9 @@ pub fn main() -> ExitCode {
     log_to_stderr();
     let outcome = match coati.command {
         Command::Start(args) => start::run(args),
+        Command::Topic(command) => topic::run(command),
+        Command::Produce(args) => produce::run(args),
+        Command::Consume(args) => consume::run(args),
         Command::Log(LogCommand::Dump(args)) => log_dump::run(&args),
     };
     match outcome {
@@ -55,6 +70,15 @@ pub fn main() -> ExitCode {
             eprintln!("coati: {reason}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints a result; a reader that went away has seen enough.
+fn print(text: &str) -> Outcome {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
     }
 }
 

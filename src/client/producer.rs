@@ -171,6 +171,8 @@ impl Producer {
             sticky: RefCell::default(),
             queues: RefCell::default(),
             buffered_bytes: Cell::new(0),
+            delivered: Cell::new(0),
+            first_loss: RefCell::default(),
             flushing: Cell::new(0),
             closed: Cell::new(false),
             broken: RefCell::default(),
@@ -210,6 +212,16 @@ impl Producer {
         let empty = || inner.buffered_bytes.get() == 0;
         inner.settled.wait_until(empty).await;
         inner.flushing.set(inner.flushing.get() - 1);
+    }
+
+    /// Records acknowledged so far; with `Acks::None`, records sent.
+    pub fn delivered(&self) -> u64 {
+        self.inner.delivered.get()
+    }
+
+    /// Why a record was not delivered, if one was not: the first such reason.
+    pub fn first_loss(&self) -> Option<ClientError> {
+        self.inner.first_loss.borrow().clone()
     }
 
     /// Bytes of records that are not yet acknowledged.
@@ -261,6 +273,8 @@ struct Inner {
     sticky: RefCell<HashMap<Str, Sticky>>,
     queues: RefCell<BTreeMap<Place, Queue>>,
     buffered_bytes: Cell<usize>,
+    delivered: Cell<u64>,
+    first_loss: RefCell<Option<ClientError>>,
     flushing: Cell<usize>,
     closed: Cell<bool>,
     /// Why an idempotent producer must not go on: a batch of its sequence is lost.
@@ -292,6 +306,7 @@ struct OpenBatch {
 struct Batch {
     /// As sent.
     bytes: Bytes,
+    records: i32,
     fate: Rc<Fate>,
     /// What it holds of the buffer.
     counted_bytes: usize,
@@ -385,14 +400,15 @@ impl Inner {
     fn seal(&self, queue: &mut Queue) -> Option<Batch> {
         let open = queue.open.take()?;
         let mut builder = open.builder;
+        let records = builder.records_count();
         if let Some((id, epoch)) = self.identity {
-            let count = builder.records_count();
             builder = builder.producer(id, epoch, queue.next_sequence);
             // Sequences go round from i32::MAX to 0.
-            queue.next_sequence = queue.next_sequence.wrapping_add(count) & i32::MAX;
+            queue.next_sequence = queue.next_sequence.wrapping_add(records) & i32::MAX;
         }
         Some(Batch {
             bytes: builder.build(),
+            records,
             fate: open.fate,
             counted_bytes: open.counted_bytes,
             attempts: Attempts::until(open.opened + self.options.delivery_timeout),
@@ -543,9 +559,7 @@ impl Inner {
         for queue in queues.values_mut() {
             let open = self.seal(queue);
             for batch in queue.full.drain(..).chain(open) {
-                batch.fate.settle(Err(error.clone()));
-                let buffered = self.buffered_bytes.get() - batch.counted_bytes;
-                self.buffered_bytes.set(buffered);
+                self.account(batch, Err(error.clone()));
             }
         }
         drop(queues);
@@ -553,14 +567,26 @@ impl Inner {
     }
 
     fn settle(&self, place: &Place, batch: Batch, outcome: Result<Option<Offset>, ClientError>) {
-        batch.fate.settle(outcome);
         if let Some(queue) = self.queues.borrow_mut().get_mut(place) {
             queue.in_flight = false;
         }
-        let buffered = self.buffered_bytes.get() - batch.counted_bytes;
-        self.buffered_bytes.set(buffered);
+        self.account(batch, outcome);
         self.settled.notify();
         self.to_send.notify();
+    }
+
+    fn account(&self, batch: Batch, outcome: Result<Option<Offset>, ClientError>) {
+        let buffered = self.buffered_bytes.get() - batch.counted_bytes;
+        self.buffered_bytes.set(buffered);
+        match &outcome {
+            Ok(_) => self
+                .delivered
+                .set(self.delivered.get() + batch.records as u64),
+            Err(error) => {
+                self.first_loss.borrow_mut().get_or_insert(error.clone());
+            }
+        }
+        batch.fate.settle(outcome);
     }
 
     /// Sends one request; the answer for each partition is its base offset.
