@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::BrokerConfig;
+use crate::controller::checkpoint::{self, Checkpoints};
 use crate::controller::driver::ControllerDriver;
 use crate::controller::metadata_log::{self, MetadataLogError, Replay};
-use crate::controller::{Controller, Endpoint, MetadataImage, Registration};
-use crate::ids::LeaderEpoch;
+use crate::controller::{Controller, Endpoint, Registration};
+use crate::ids::{LeaderEpoch, Offset};
 use crate::io::{clock, process};
 use crate::log::checkpoints::PartitionMetadata;
 use crate::log::directory::{self, Checkpoint, Folder};
@@ -33,14 +34,25 @@ pub enum BootError {
     Folder(#[from] std::io::Error),
     #[error("the metadata log cannot be read at offset {0}")]
     Unreadable(i64),
+    #[error(
+        "the metadata log holds offsets {start} to {end}, and no snapshot leads to it: {next} comes next"
+    )]
+    Gap {
+        start: Offset,
+        end: Offset,
+        next: Offset,
+    },
 }
 
 /// Brings the metadata up, then every partition; resolves when this broker is registered.
 pub async fn start(shard: &Rc<Shard>, folder: Arc<Folder>) -> Result<(), BootError> {
     let log = open_log(shard, &folder).await?;
-    let mut replay = Replay::new(MetadataImage::new(shard.broker.cluster_id.clone()));
-    replay_all(&log, &mut replay).await?;
+    let (disk, config) = (shard.logs.disk.clone(), &shard.broker.config);
+    let snapshot = checkpoint::load(&disk, &log.dir(), &shard.broker.cluster_id).await?;
+    let mut replay = Replay::new(snapshot);
+    let replayed_bytes = replay_all(&log, &mut replay).await?;
     let epoch = begin_epoch(shard, &log, &mut replay).await?;
+    let is_open = replay.has_open_transaction();
     let image = replay.finish();
     let opened = Arc::new(image.clone());
     shard
@@ -49,8 +61,15 @@ pub async fn start(shard: &Rc<Shard>, folder: Arc<Folder>) -> Result<(), BootErr
             async move { sync::open(shard, image, folder).await }
         })
         .await;
-    let machine = Controller::new(shard.broker.config.clone(), image.clone(), epoch);
-    let driver = ControllerDriver::start(shard, machine, image, log);
+    let machine = Controller::new(config.clone(), image.clone(), epoch);
+    let due = config.snapshot_after_bytes;
+    let checkpoints = Checkpoints::new(disk, &config.data_dir, log.clone(), due, replayed_bytes);
+    let driver = ControllerDriver::start(shard, machine, image, log, checkpoints);
+    if is_open {
+        driver
+            .submit(|machine, _| machine.abort_transaction())
+            .await;
+    }
     driver.submit(|machine, _| machine.bootstrap()).await;
     let registration = registration(shard);
     driver
@@ -84,7 +103,10 @@ pub async fn stop(
 
 async fn open_log(shard: &Shard, folder: &Folder) -> Result<Rc<Log>, LogError> {
     let dir = shard.broker.config.data_dir.join(metadata_log::DIRECTORY);
+    // Segments no larger than what lies between two snapshots: else none could be removed.
+    let between_snapshots = shard.broker.config.snapshot_after_bytes;
     let settings = LogSettings {
+        segment_bytes: between_snapshots.clamp(1 << 20, 1 << 30) as u32,
         flush_policy: FlushPolicy::Durable,
         retention_ms: -1,
         segment_ms: i64::MAX,
@@ -111,9 +133,14 @@ async fn open_log(shard: &Shard, folder: &Folder) -> Result<Rc<Log>, LogError> {
     }
 }
 
-async fn replay_all(log: &Rc<Log>, replay: &mut Replay) -> Result<(), BootError> {
-    let end = log.end_offset();
-    let mut next = log.start_offset();
+/// Takes in what the log has beyond the snapshot; answers how many bytes that were.
+async fn replay_all(log: &Rc<Log>, replay: &mut Replay) -> Result<u64, BootError> {
+    let (start, end) = (log.start_offset(), log.end_offset());
+    let mut next = replay.next_offset();
+    if !(start..=end).contains(&next) {
+        return Err(BootError::Gap { start, end, next });
+    }
+    let mut bytes_read = 0;
     while next < end {
         let before = next;
         let records = log.read(next, end, REPLAY_BYTES, true).await?;
@@ -121,13 +148,14 @@ async fn replay_all(log: &Rc<Log>, replay: &mut Replay) -> Result<(), BootError>
         // What is behind the last whole batch comes with the next read.
         for batch in batch::batches(&bytes).map_while(Result::ok) {
             next = batch.view().header().next_offset();
+            bytes_read += batch.size_in_bytes() as u64;
             replay.batch(&batch)?;
         }
         if next <= before {
             return Err(BootError::Unreadable(before.0));
         }
     }
-    Ok(())
+    Ok(bytes_read)
 }
 
 async fn in_memory(records: Records) -> std::io::Result<bytes::Bytes> {

@@ -11,8 +11,9 @@ use futures::StreamExt;
 use futures::channel::{mpsc, oneshot};
 use tracing::error;
 
+use crate::controller::checkpoint::Checkpoints;
 use crate::controller::{Controller, Entropy, MetadataBatch, MetadataImage, Outcome};
-use crate::ids::LeaderEpoch;
+use crate::ids::{LeaderEpoch, TimestampMs};
 use crate::io::{clock, entropy};
 use crate::log::{Log, LogError, LogEvent};
 use crate::partition::waiting::{Acknowledgement, DelayedProduces};
@@ -29,6 +30,8 @@ pub struct ControllerDriver {
 /// A batch on its way: in the log, to be applied when it is durable.
 struct Stored {
     batch: MetadataBatch,
+    bytes: usize,
+    timestamp: TimestampMs,
     durable: Acknowledgement<LogError>,
     applied: oneshot::Sender<()>,
 }
@@ -40,6 +43,7 @@ impl ControllerDriver {
         machine: Controller,
         image: MetadataImage,
         log: Rc<Log>,
+        checkpoints: Checkpoints,
     ) -> Rc<ControllerDriver> {
         let durable: Rc<RefCell<DelayedProduces<LogError>>> = Rc::default();
         let (observed, observed_log) = (durable.clone(), Rc::downgrade(&log));
@@ -53,7 +57,7 @@ impl ControllerDriver {
             LogEvent::Written => {}
         }));
         let (stored, incoming) = mpsc::unbounded();
-        glommio::spawn_local(apply_in_order(shard.clone(), image, incoming)).detach();
+        glommio::spawn_local(apply_in_order(shard.clone(), image, incoming, checkpoints)).detach();
         Rc::new(ControllerDriver {
             machine: RefCell::new(machine),
             log,
@@ -103,6 +107,8 @@ impl ControllerDriver {
         let (applied, receiver) = oneshot::channel();
         let stored = Stored {
             batch,
+            bytes: bytes.len(),
+            timestamp: now,
             durable,
             applied,
         };
@@ -117,6 +123,7 @@ async fn apply_in_order(
     shard: Rc<Shard>,
     mut image: MetadataImage,
     mut incoming: mpsc::UnboundedReceiver<Stored>,
+    checkpoints: Checkpoints,
 ) {
     while let Some(stored) = incoming.next().await {
         if let Ok(Err(error)) = stored.durable.await {
@@ -127,6 +134,7 @@ async fn apply_in_order(
             .expect("the machine has applied the same batch");
         let delta = Arc::new(delta);
         let image = Arc::new(image.clone());
+        checkpoints.on_applied(stored.bytes, stored.timestamp, &image);
         shard
             .everywhere(move |shard| sync::apply(shard, image.clone(), delta.clone()))
             .await;

@@ -144,6 +144,11 @@ impl Replay {
         }
     }
 
+    /// What it needs next.
+    pub fn next_offset(&self) -> Offset {
+        Offset(self.image.offset + 1)
+    }
+
     /// Takes in the next batch. Batches that the image already holds are skipped.
     pub fn batch(&mut self, batch: &Batch) -> Result<(), MetadataLogError> {
         let last_offset = batch.last_offset().0;

@@ -1,9 +1,30 @@
 //! Owns the cluster's metadata: the machine that turns admin requests into records (`Controller`),
 //! the immutable image that replayed records make (`MetadataImage`), and the bytes both are stored
-//! as. Pure: no clock, no randomness, no I/O; the driver hands in times, random ids and seeds,
-//! makes records durable, applies them to the image, and only then lets answers out.
+//! as. All of it is pure: no clock, no randomness, no I/O. `boot`, `driver` and `checkpoint` alone
+//! meet the world: they hand in times, random ids and seeds, make records durable, apply them to
+//! the image, and only then let answers out.
+//!
+//! One request and what the driver does with it:
+//! ```
+//! # use std::sync::Arc;
+//! use coati::config::{Sources, load};
+//! use coati::controller::{Controller, MetadataImage};
+//!
+//! let config = Arc::new(load(&Sources::default()).unwrap().config);
+//! let mut image = MetadataImage::new("cluster".into());
+//! let mut machine = Controller::new(config, image.clone(), 1);
+//!
+//! let outcome = machine.bootstrap();
+//! let batch = outcome.batch.expect("a new cluster has first records");
+//! let now_ms = 1_700_000_000_000;
+//! let _bytes = batch.encode(now_ms); // Store these; when they are durable:
+//! let delta = image.apply_batch(&batch).unwrap(); // tell every core,
+//! assert!(delta.features_changed);
+//! let () = outcome.response; // and let the answer out.
+//! ```
 
 pub mod boot;
+pub mod checkpoint;
 pub mod configs;
 pub mod driver;
 mod entropy;
