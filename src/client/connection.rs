@@ -256,6 +256,14 @@ impl Connection {
         wire.sent.wait_until(has_room).await;
     }
 
+    /// Resolves when all that was submitted has left for the kernel, or the connection has ended.
+    pub async fn flushed(&self) -> Result<(), ClientError> {
+        let wire = &self.link.wire;
+        let is_done = || wire.unsent_bytes.get() == 0 || wire.failure.borrow().is_some();
+        wire.sent.wait_until(is_done).await;
+        wire.failure.borrow().clone().map_or(Ok(()), Err)
+    }
+
     /// Ends the connection; whoever waits for an answer gets an error.
     pub fn close(&self) {
         self.link.wire.close("closed by this side");

@@ -239,6 +239,7 @@ impl Drop for Producer {
 
 async fn init_producer_id(cluster: &Cluster) -> Result<(ProducerId, i16), ClientError> {
     let request = InitProducerIdRequest {
+        transactional_id: None,
         transaction_timeout_ms: i32::MAX,
         producer_id: -1,
         producer_epoch: -1,
@@ -630,7 +631,7 @@ impl Inner {
         };
         if self.options.acks == Acks::None {
             connection.submit_unanswered(&request, version)?;
-            connection.room().await;
+            connection.flushed().await?;
             return Ok(batches
                 .iter()
                 .map(|(place, _)| (place.clone(), Ok(None)))
