@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use crate::ids::TimestampMs;
+
 use super::file::{File, Mode, warn_once};
 use super::ring;
 #[cfg(feature = "simulation")]
@@ -44,6 +46,8 @@ pub struct Entry {
     /// Bytes; 0 for a folder.
     pub length: u64,
     pub is_dir: bool,
+    /// When its content last changed.
+    pub modified_ms: TimestampMs,
 }
 
 impl Disk {
@@ -240,7 +244,14 @@ fn list_real(path: &Path) -> io::Result<Vec<Entry>> {
             name,
             length,
             is_dir,
+            modified_ms: modified_ms(&metadata),
         });
     }
     Ok(entries)
+}
+
+fn modified_ms(metadata: &std::fs::Metadata) -> TimestampMs {
+    let modified = metadata.modified().unwrap_or(std::time::UNIX_EPOCH);
+    let since = modified.duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as TimestampMs)
 }

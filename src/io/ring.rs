@@ -143,6 +143,20 @@ impl Ring {
         })
     }
 
+    /// Waits for what is in flight: the kernel must not find its buffers gone.
+    fn drain(&mut self) {
+        self.queued.get_mut().clear();
+        while self.in_flight.get() > 0 {
+            let waited = self.uring.get_mut().submit_and_wait(1);
+            if waited.is_err_and(|error| error.raw_os_error() != Some(libc::EINTR)) {
+                // Leaked rather than freed under the kernel's hands.
+                std::mem::forget(self.slots.take());
+                return;
+            }
+            self.reap();
+        }
+    }
+
     fn begin(&self, build: impl FnOnce(&mut Payload) -> squeue::Entry, payload: Payload) -> usize {
         let mut slots = self.slots.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
@@ -239,6 +253,12 @@ impl Ring {
         {
             waker.wake();
         }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.drain();
     }
 }
 

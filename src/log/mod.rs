@@ -134,6 +134,7 @@ struct State {
     flush_target: Offset,
     last_flush_ms: TimestampMs,
     last_append_ms: TimestampMs,
+    readers_checked_ms: TimestampMs,
     /// Something is not on disk as a clean stop leaves it.
     changed: bool,
     /// Files of removed segments, renamed, and when they go.

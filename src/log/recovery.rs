@@ -150,6 +150,7 @@ impl Opened {
             flush_target: end,
             last_flush_ms: now_ms,
             last_append_ms: now_ms,
+            readers_checked_ms: now_ms,
             dir_durable: self.dir_durable.into(),
         };
         Rc::new(Log {
@@ -169,11 +170,18 @@ impl Opened {
 /// What a log's folder holds.
 #[derive(Default)]
 struct Found {
-    /// Base offset and length, by base offset.
-    segments: Vec<(Offset, u64)>,
+    /// By base offset.
+    segments: Vec<FoundSegment>,
     snapshots: BTreeSet<Offset>,
     indexes: BTreeSet<Offset>,
     time_indexes: BTreeSet<Offset>,
+}
+
+#[derive(Clone, Copy)]
+struct FoundSegment {
+    base: Offset,
+    length: u64,
+    modified_ms: TimestampMs,
 }
 
 struct Recovery<'a> {
@@ -197,7 +205,11 @@ impl Recovery<'_> {
         let mut found = self.look_around().await?;
         if found.segments.is_empty() {
             let base = opening.log_start.unwrap_or(Offset(0));
-            found.segments.push((base, 0));
+            found.segments.push(FoundSegment {
+                base,
+                length: 0,
+                modified_ms: self.now_ms,
+            });
             self.disk()
                 .open(&self.path(base, "log"), Mode::Create)
                 .await?;
@@ -210,7 +222,7 @@ impl Recovery<'_> {
             last
         } else {
             let point = opening.recovery_point.unwrap_or(Offset(0));
-            let below = |index: usize| found.segments[index + 1].0 <= point;
+            let below = |index: usize| found.segments[index + 1].base <= point;
             (0..last).find(|index| !below(*index)).unwrap_or(last)
         };
         for index in 0..scan_from {
@@ -228,7 +240,7 @@ impl Recovery<'_> {
             let end = segments.back().expect("just loaded").next_offset.get();
             producers = Some(self.load_producers(&found, &segments, end).await?);
         } else {
-            let base = found.segments[scan_from].0;
+            let base = found.segments[scan_from].base;
             self.remove_snapshots_above(&mut found, base).await?;
             let mut states = self.load_producers(&found, &segments, base).await?;
             epochs.truncate_from_end(base);
@@ -313,21 +325,25 @@ impl Recovery<'_> {
                 continue;
             };
             match extension {
-                "log" => found.segments.push((base, entry.length)),
+                "log" => found.segments.push(FoundSegment {
+                    base,
+                    length: entry.length,
+                    modified_ms: entry.modified_ms,
+                }),
                 "snapshot" => drop(found.snapshots.insert(base)),
                 "index" => drop(found.indexes.insert(base)),
                 "timeindex" => drop(found.time_indexes.insert(base)),
                 _ => {}
             }
         }
-        found.segments.sort();
+        found.segments.sort_by_key(|segment| segment.base);
         self.remove_orphans(&mut found).await?;
         Ok(found)
     }
 
     /// Indexes whose segment is gone, and snapshots that no recovery can start from.
     async fn remove_orphans(&self, found: &mut Found) -> io::Result<()> {
-        let bases: BTreeSet<Offset> = found.segments.iter().map(|(base, _)| *base).collect();
+        let bases: BTreeSet<Offset> = found.segments.iter().map(|segment| segment.base).collect();
         let last_snapshot = found.snapshots.last().copied();
         let kept = |offset: &Offset| bases.contains(offset) || Some(*offset) == last_snapshot;
         for (extension, offsets) in [
@@ -362,9 +378,13 @@ impl Recovery<'_> {
     /// A sealed segment below the recovery point, or any after a clean stop: nothing of it is read,
     /// unless its indexes are gone.
     async fn trusted(&mut self, found: &Found, index: usize) -> io::Result<Segment> {
-        let (base, length) = found.segments[index];
-        let next_offset = found.segments[index + 1].0;
-        let segment = Segment::sealed(base, next_offset, length as u32);
+        let FoundSegment {
+            base,
+            length,
+            modified_ms,
+        } = found.segments[index];
+        let next_offset = found.segments[index + 1].base;
+        let segment = Segment::sealed(base, next_offset, length as u32, modified_ms);
         if !found.indexes.contains(&base) || !found.time_indexes.contains(&base) {
             let rebuilt = Segment::empty(base, self.now_ms);
             let mut scanner = self.scanner(base, length).await?;
@@ -381,8 +401,12 @@ impl Recovery<'_> {
     /// The active segment after a clean stop: its indexes, and the headers behind the last entry. None
     /// if the file does not end where a batch does.
     async fn load_active(&mut self, found: &Found) -> io::Result<Option<Segment>> {
-        let &(base, length) = found.segments.last().expect("at least one");
-        let segment = Segment::empty(base, self.now_ms);
+        let FoundSegment {
+            base,
+            length,
+            modified_ms,
+        } = *found.segments.last().expect("at least one");
+        let segment = Segment::empty(base, modified_ms);
         let indexes = self.read_indexes(found, base, length).await?;
         let (start, largest) = match &indexes {
             None => (0, None),
@@ -545,13 +569,13 @@ impl Recovery<'_> {
         producers: &mut ProducerStates,
         epochs: &mut EpochCache,
     ) -> io::Result<()> {
-        let mut expected = found.segments[first].0;
+        let mut expected = found.segments[first].base;
         let mut last_kept: Option<Rc<Segment>> = None;
-        for (number, &(base, length)) in found.segments[first..].iter().enumerate() {
-            if base != expected {
+        for (number, next) in found.segments[first..].iter().enumerate() {
+            if next.base != expected {
                 // From the last back, so that a crash in here leaves no hole.
-                for (gone, _) in found.segments[first + number..].iter().rev() {
-                    self.remove_segment(*gone).await?;
+                for gone in found.segments[first + number..].iter().rev() {
+                    self.remove_segment(gone.base).await?;
                     self.report.removed_segments += 1;
                 }
                 break;
@@ -559,7 +583,7 @@ impl Recovery<'_> {
             if let Some(sealed) = last_kept.take() {
                 self.seal_scanned(&sealed, producers).await?;
             }
-            let segment = Rc::new(self.scan(base, length, producers, epochs).await?);
+            let segment = Rc::new(self.scan(next, producers, epochs).await?);
             expected = segment.next_offset.get();
             segments.push_back(segment.clone());
             last_kept = Some(segment);
@@ -580,12 +604,16 @@ impl Recovery<'_> {
     /// Checks every batch of a segment, cuts the file behind the last good one, and syncs it.
     async fn scan(
         &mut self,
-        base: Offset,
-        length: u64,
+        found: &FoundSegment,
         producers: &mut ProducerStates,
         epochs: &mut EpochCache,
     ) -> io::Result<Segment> {
-        let segment = Segment::empty(base, self.now_ms);
+        let FoundSegment {
+            base,
+            length,
+            modified_ms,
+        } = *found;
+        let segment = Segment::empty(base, modified_ms);
         let file = self
             .disk()
             .open(&self.path(base, "log"), Mode::Read)

@@ -27,6 +27,7 @@ pub(super) struct Segment {
     pub(super) syncing: Cell<bool>,
     /// The file's name is on stable storage.
     pub(super) name_durable: Cell<bool>,
+    /// When it was begun, or when its file last changed.
     pub(super) created_ms: TimestampMs,
     /// Of the first batch; time-based rolling counts from it.
     pub(super) first_timestamp: Cell<Option<TimestampMs>>,
@@ -35,6 +36,8 @@ pub(super) struct Segment {
     /// None once sealed and finished: then they are on disk.
     pub(super) indexes: RefCell<Option<Indexes>>,
     reader: RefCell<Option<File>>,
+    /// Since the last `close_idle_reader`.
+    was_read: Cell<bool>,
     writer: RefCell<Option<File>>,
 }
 
@@ -70,14 +73,20 @@ impl Segment {
             largest: Cell::new(Some(no_timestamp(base))),
             indexes: RefCell::new(Some(Indexes::new(base))),
             reader: RefCell::new(None),
+            was_read: Cell::new(false),
             writer: RefCell::new(None),
         }
     }
 
     /// A segment whose file holds `size` bytes up to `next_offset`, all of them on stable storage, with
     /// its indexes on disk.
-    pub(super) fn sealed(base: Offset, next_offset: Offset, size: u32) -> Segment {
-        let segment = Segment::empty(base, 0);
+    pub(super) fn sealed(
+        base: Offset,
+        next_offset: Offset,
+        size: u32,
+        modified_ms: TimestampMs,
+    ) -> Segment {
+        let segment = Segment::empty(base, modified_ms);
         segment.next_offset.set(next_offset);
         segment.set_stored(size);
         segment.name_durable.set(true);
@@ -107,6 +116,7 @@ impl Segment {
 
     /// For reads through the page cache, and ranges.
     pub(super) async fn reader(&self, disk: &Disk, dir: &Path) -> io::Result<File> {
+        self.was_read.set(true);
         if let Some(file) = &*self.reader.borrow() {
             return Ok(file.clone());
         }
@@ -131,6 +141,13 @@ impl Segment {
     pub(super) fn close_files(&self) {
         self.reader.replace(None);
         self.writer.replace(None);
+    }
+
+    /// Lets go of the reading descriptor if nobody asked for it since the last call.
+    pub(super) fn close_idle_reader(&self) {
+        if !self.was_read.replace(false) {
+            self.reader.replace(None);
+        }
     }
 
     pub(super) fn has_files(&self) -> bool {

@@ -21,6 +21,7 @@ impl Log {
         let expiration_ms = self.context.producer_id_expiration_ms;
         self.producers.borrow_mut().expire(now_ms, expiration_ms);
         self.remove_doomed(now_ms).await;
+        self.close_idle_readers(now_ms);
         let idle = {
             let state = self.state.borrow();
             let active = state.active();
@@ -36,6 +37,16 @@ impl Log {
             self.trim().await?;
         }
         Ok(())
+    }
+
+    /// A log of many segments must not keep a descriptor for each that was ever read.
+    fn close_idle_readers(&self, now_ms: TimestampMs) {
+        let state = &mut *self.state.borrow_mut();
+        if now_ms.saturating_sub(state.readers_checked_ms) >= IDLE_MS {
+            state.readers_checked_ms = now_ms;
+            let segments = state.segments.iter();
+            segments.for_each(|segment| segment.close_idle_reader());
+        }
     }
 
     fn flush_by_time(self: &Rc<Self>, now_ms: TimestampMs) {

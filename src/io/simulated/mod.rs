@@ -17,6 +17,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use crate::ids::TimestampMs;
+
 use super::disk::Entry;
 use super::entropy::Random;
 use super::file::Mode;
@@ -256,6 +258,7 @@ impl SimulatedDisk {
                 name: name.clone(),
                 length,
                 is_dir,
+                modified_ms: TimestampMs::MAX, // Without a clock, nothing ages.
             }
         });
         Ok(entries.collect())
