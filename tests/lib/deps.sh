@@ -28,3 +28,60 @@ need_program() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
     command -v "$program" >/dev/null || { echo "FAIL missing: $program (apt package $*)"; return 1; }
 }
+
+# changed STAMP FILE…: true when one of the files is newer than what was last built from them.
+changed() {
+    local stamp=$DEPS/stamps/$1
+    shift
+    mkdir -p "$DEPS/stamps"
+    [ "$(cat "$@" | sha256sum)" != "$(cat "$stamp" 2>/dev/null)" ]
+}
+
+# built STAMP FILE…: remembers that the files have been built.
+built() {
+    local stamp=$DEPS/stamps/$1
+    shift
+    cat "$@" | sha256sum >"$stamp"
+}
+
+# Apache Kafka's broker, clients and tools as jars, and our Java client compiled against them.
+deps_java() {
+    local source=tests/compat/java
+    need_program javac default-jdk-headless && need_program mvn maven || return 1
+    changed java $source/pom.xml $source/Client.java || return 0
+    mvn -q -B -f $source/pom.xml dependency:copy-dependencies "-DoutputDirectory=$DEPS/java/jars" &&
+        mkdir -p "$DEPS/java/classes" &&
+        javac -cp "$DEPS/java/jars/*" -d "$DEPS/java/classes" $source/Client.java &&
+        built java $source/pom.xml $source/Client.java
+}
+
+deps_python() {
+    local list=tests/compat/kafka-python/requirements.txt
+    need_program python3 python3 || return 1
+    changed python $list || return 0
+    python3 -m venv "$DEPS/python" 2>/dev/null ||
+        { as_root apt-get install -y -qq python3-venv >/dev/null && python3 -m venv "$DEPS/python"; } || return 1
+    "$DEPS/python/bin/pip" -q --disable-pip-version-check install -r $list && built python $list
+}
+
+deps_kafkajs() {
+    need_program node nodejs && need_program npm npm || return 1
+    mkdir -p "$DEPS/kafkajs" && cp tests/compat/kafkajs/{package.json,client.js} "$DEPS/kafkajs/" || return 1
+    changed kafkajs tests/compat/kafkajs/package.json || return 0
+    (cd "$DEPS/kafkajs" && npm install --no-audit --no-fund --no-package-lock) && built kafkajs tests/compat/kafkajs/package.json
+}
+
+deps_franz_go() {
+    need_program go golang || return 1
+    (cd tests/compat/franz-go && go build -o "$DEPS/franz-go" .)
+}
+
+# librdkafka is C: the crate's build needs make, a compiler for C and C++, and is by far the longest.
+deps_rdkafka() {
+    need_program make make && need_program g++ g++ || return 1
+    CARGO_TARGET_DIR=$DEPS/rdkafka cargo build --release --locked --manifest-path tests/compat/rdkafka/Cargo.toml
+}
+
+deps_kcat() {
+    need_program kcat kcat
+}
