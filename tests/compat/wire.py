@@ -15,6 +15,7 @@ import uuid
 
 SCHEMA = pathlib.Path(os.environ.get("COATI_SCHEMA", pathlib.Path(__file__).resolve().parents[2] / "src" / "protocol" / "schema"))
 TIMEOUT_SECONDS = 30
+ZERO_ID = "00000000-0000-0000-0000-000000000000"
 
 
 class WireError(Exception):
