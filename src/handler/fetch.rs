@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::future::{Either, join_all, select, select_all};
 
 use crate::handler::fetch_session::{Opened, Wanted};
-use crate::handler::{Context, Header, Malformed, errors};
+use crate::handler::{Context, Header, Malformed, errors, leader_hints};
 use crate::ids::{Offset, PartitionIndex, ShardId};
 use crate::io::clock;
 use crate::net::responses::Frame;
@@ -75,11 +75,16 @@ pub async fn serve(
         read_all(shard, &reads).await
     };
     let mut partitions = partition_data(&request, &session.wanted, answers, unknown);
+    let failed = partitions.iter().any(|partition| partition.error_code != 0);
     bound_bytes(&mut partitions, &session.wanted, max_bytes(shard, &request));
-    let response = shard
+    let mut response = shard
         .fetch_sessions
         .borrow_mut()
         .respond(session, partitions, by_id);
+    if failed {
+        let (image, version) = (shard.image(), header.version());
+        leader_hints::add_to_fetch(&image, &context.listener, version, &mut response);
+    }
     header.respond(&response).map(Some)
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{self, Either, join_all};
 
-use crate::handler::{Context, Header, Malformed, Response, errors};
+use crate::handler::{Context, Header, Malformed, Response, errors, leader_hints};
 use crate::ids::{PartitionIndex, ShardId};
 use crate::io::clock;
 use crate::log::LogError;
@@ -102,7 +102,7 @@ pub fn begin(context: &Rc<Context>, header: Header, request: ProduceRequest) -> 
         })
         .collect();
     let timeout = Duration::from_millis(request.timeout_ms.max(0) as u64);
-    finish(header, response, ordered, acks, timeout).boxed_local()
+    finish(context.clone(), header, response, ordered, acks, timeout).boxed_local()
 }
 
 /// Appends at once; the future waits for the acknowledgements of all together.
@@ -150,6 +150,7 @@ fn append_all(
 }
 
 async fn finish(
+    context: Rc<Context>,
     header: Header,
     mut response: ProduceResponse,
     ordered: Vec<impl Future<Output = Vec<(Place, PartitionProduceResponse)>> + 'static>,
@@ -183,19 +184,21 @@ async fn finish(
             }
         }
     }
-    if acks != Acks::None {
-        return header.respond(&response).map(Some);
-    }
     let failed = response
         .responses
         .iter()
         .flat_map(|topic| &topic.partition_responses)
-        .find(|partition| partition.error_code != ErrorCode::None.code());
-    match failed {
-        Some(partition) => Err(Malformed::Unacknowledged(
-            ErrorCode::from_code(partition.error_code).name(),
-        )),
-        None => Ok(None),
+        .find(|partition| partition.error_code != ErrorCode::None.code())
+        .map(|partition| ErrorCode::from_code(partition.error_code));
+    match (failed, acks) {
+        (None, Acks::None) => Ok(None),
+        (Some(error), Acks::None) => Err(Malformed::Unacknowledged(error.name())),
+        (None, _) => header.respond(&response).map(Some),
+        (Some(_), _) => {
+            let (image, version) = (context.shard.image(), header.version());
+            leader_hints::add_to_produce(&image, &context.listener, version, &mut response);
+            header.respond(&response).map(Some)
+        }
     }
 }
 

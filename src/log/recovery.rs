@@ -282,7 +282,7 @@ impl Recovery<'_> {
         }
         epochs.truncate_from_start(start);
         epochs.truncate_from_end(end.max(start));
-        producers.expire(self.now_ms, self.context.producer_id_expiration_ms);
+        producers.expire(self.now_ms, self.context.producer_id_expiration_ms.get());
         if !clean {
             // From here on the recovery point says that no one need look at these segments again.
             let path = self.dir.join(checkpoints::LEADER_EPOCH_FILE);

@@ -1,5 +1,6 @@
 //! Owns what a log is told from outside: its topic's settings and the shard it lives on.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
@@ -93,7 +94,7 @@ pub struct LogContext {
     pub spawn: Spawn,
     pub budget: TailBudget,
     /// `producer.id.expiration.ms`
-    pub producer_id_expiration_ms: i64,
+    pub producer_id_expiration_ms: Rc<Cell<i64>>,
     #[cfg(feature = "simulation")]
     pub sabotage: Sabotage,
 }
@@ -116,7 +117,7 @@ impl LogContext {
             disk,
             spawn,
             budget,
-            producer_id_expiration_ms: 24 * 3_600_000,
+            producer_id_expiration_ms: Rc::new(Cell::new(24 * 3_600_000)),
             #[cfg(feature = "simulation")]
             sabotage: Sabotage::None,
         }

@@ -18,7 +18,7 @@ impl Log {
     pub async fn tick(self: &Rc<Self>, now_ms: TimestampMs) -> Result<(), LogError> {
         self.check_open()?;
         self.flush_by_time(now_ms);
-        let expiration_ms = self.context.producer_id_expiration_ms;
+        let expiration_ms = self.context.producer_id_expiration_ms.get();
         self.producers.borrow_mut().expire(now_ms, expiration_ms);
         self.remove_doomed(now_ms).await;
         self.close_idle_readers(now_ms);

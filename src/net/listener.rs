@@ -20,12 +20,12 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Connections {
     counts: Mutex<Counts>,
-    max: usize,
-    max_per_address: usize,
 }
 
 #[derive(Debug)]
 struct Counts {
+    max: usize,
+    max_per_address: usize,
     by_shard: Vec<usize>,
     by_address: std::collections::HashMap<IpAddr, usize>,
 }
@@ -43,19 +43,26 @@ impl Connections {
     pub fn new(shards: u16, max: usize, max_per_address: usize) -> Arc<Connections> {
         Arc::new(Connections {
             counts: Mutex::new(Counts {
+                max,
+                max_per_address,
                 by_shard: vec![0; usize::from(shards)],
                 by_address: Default::default(),
             }),
-            max,
-            max_per_address,
         })
+    }
+
+    /// From now on; connections that are there stay.
+    pub fn set_bounds(&self, max: usize, max_per_address: usize) {
+        let mut counts = self.counts.lock().expect("no one panics while counting");
+        (counts.max, counts.max_per_address) = (max, max_per_address);
     }
 
     /// A seat on the core with the fewest connections; on `own` among equals, which saves the hand-over.
     pub fn seat(self: &Arc<Self>, own: ShardId, address: IpAddr) -> Option<Seat> {
         let mut counts = self.counts.lock().expect("no one panics while counting");
         let of_address = counts.by_address.get(&address).copied().unwrap_or(0);
-        if counts.by_shard.iter().sum::<usize>() >= self.max || of_address >= self.max_per_address {
+        let all: usize = counts.by_shard.iter().sum();
+        if all >= counts.max || of_address >= counts.max_per_address {
             return None;
         }
         let fewest = counts.by_shard.iter().min().copied().unwrap_or(0);
@@ -171,6 +178,11 @@ mod tests {
         assert!(first.is_some() && second.is_some());
         assert!(connections.seat(ShardId(0), CLIENT).is_none());
         drop(first);
-        assert!(connections.seat(ShardId(0), CLIENT).is_some());
+        let third = connections.seat(ShardId(0), CLIENT);
+        assert!(third.is_some());
+        connections.set_bounds(3, 3);
+        let fourth = connections.seat(ShardId(0), CLIENT);
+        assert!(fourth.is_some());
+        assert!(connections.seat(ShardId(0), CLIENT).is_none());
     }
 }

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tracing::warn;
 
-use crate::config::{BrokerConfig, TopicConfig};
+use crate::config::{BrokerConfig, DynamicConfigs, TopicConfig};
 use crate::controller::driver::ControllerDriver;
 use crate::controller::{MetadataDelta, MetadataImage, ResourceType, TopicImage};
 use crate::handler::fetch_session::FetchSessions;
@@ -134,8 +135,22 @@ impl Shard {
             .config
             .topic_config(&Default::default(), &dynamic);
         *self.default_config.borrow_mut() = Arc::new(default);
+        self.reconfigure(&dynamic);
         for topic in image.topics() {
             self.retune_topic(image, topic);
+        }
+    }
+
+    /// Those of the broker's own settings that may change while it runs.
+    fn reconfigure(&self, dynamic: &DynamicConfigs) {
+        match self.broker.config.reconfigured(dynamic) {
+            Ok(config) => {
+                let expiration_ms = config.producer_id_expiration_ms;
+                self.logs.producer_id_expiration_ms.set(expiration_ms);
+                let bounds = (config.max_connections, config.max_connections_per_ip);
+                self.broker.connections.set_bounds(bounds.0, bounds.1);
+            }
+            Err(error) => warn!(%error, "the broker's dynamic settings contradict its own"),
         }
     }
 

@@ -276,8 +276,7 @@ impl Seed {
                 .detach();
         });
         let budget = TailBudget::new(limits::TAIL_CACHE_BYTES / usize::from(self.broker.shards));
-        let mut logs = LogContext::new(Disk::direct(), spawn, budget);
-        logs.producer_id_expiration_ms = self.broker.config.producer_id_expiration_ms;
+        let logs = LogContext::new(Disk::direct(), spawn, budget);
         let (mesh, channels) = Mesh::connect(self.id, self.ends).await;
         let shard = Shard::new(self.id, self.broker, mesh, logs);
         LISTENERS.set(self.listeners);

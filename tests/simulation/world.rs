@@ -124,7 +124,7 @@ impl World {
         let disk = Disk::simulated(self.disk.clone());
         let budget = TailBudget::new(self.random.below(200_000) as usize);
         let mut context = LogContext::new(disk, executor.spawner(), budget);
-        context.producer_id_expiration_ms = i64::MAX;
+        context.producer_id_expiration_ms.set(i64::MAX);
         context.sabotage = self.sabotage;
         context
     }
