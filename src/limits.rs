@@ -18,6 +18,9 @@ pub const CONNECTION_REQUESTS_MAX: usize = 256;
 /// Bytes of responses of one connection that may wait to be sent before it stops reading.
 pub const CONNECTION_RESPONSE_BYTES_MAX: usize = 64 << 20;
 
+/// Lines a second that one core writes about connections it closes for what their peers sent; the rest are counted.
+pub const COMPLAINTS_MAX: usize = 100;
+
 /// Bytes a connection asks the kernel for at once when no frame tells it how many to expect.
 pub const RECEIVE_BYTES: usize = 64 << 10;
 

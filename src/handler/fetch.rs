@@ -231,6 +231,9 @@ async fn wait_for_bytes(
             shard
                 .mesh
                 .call_while_held(shard, target, move |shard| async move {
+                    if shard.stopping() {
+                        return;
+                    }
                     let waiter = FetchWaiter::new(missing);
                     for (read, seen) in &watched {
                         match shard.partition(read.topic_id, read.index) {

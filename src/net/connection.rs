@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::task::AtomicWaker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::handler::{self, Begun, Malformed};
 use crate::io::clock;
@@ -35,6 +35,8 @@ pub enum ConnectionError {
     BadLength(#[from] BadLength),
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    #[error("the stream ended inside a frame, {0} bytes into it")]
+    Truncated(usize),
 }
 
 pub struct Connection {
@@ -50,6 +52,9 @@ pub struct Connection {
     /// Whoever reads waits here for a bound to be met again.
     reader: AtomicWaker,
     closing: Cell<bool>,
+    complained: Cell<bool>,
+    /// When the peer last took bytes of a response, or had all of them.
+    last_taken: Cell<Instant>,
 }
 
 impl Connection {
@@ -65,6 +70,8 @@ impl Connection {
             last_active: Cell::new(clock::now()),
             reader: AtomicWaker::new(),
             closing: Cell::new(false),
+            complained: Cell::new(false),
+            last_taken: Cell::new(clock::now()),
         })
     }
 
@@ -79,15 +86,30 @@ impl Connection {
                 debug!(peer = %self.peer, %error, "connection lost");
                 self.socket.shutdown();
             }
-            Err(error) => warn!(peer = %self.peer, %error, "connection closed"),
+            Err(error) => self.complain(&shard, &error),
         }
         sender.await;
     }
 
+    /// Says why the connection ends; one line a connection, whatever else goes wrong on it.
+    fn complain(&self, shard: &Shard, error: &ConnectionError) {
+        if !self.complained.replace(true) {
+            shard.complaints.on_closed(clock::now(), self.peer, error);
+        }
+    }
+
     /// Reads nothing more; what is in progress is finished and answered, then the connection ends.
-    pub fn finish(&self) {
-        self.closing.set(true);
-        self.reader.wake();
+    /// A peer that has taken nothing of its answers for `patience` is not waited for.
+    pub fn finish(&self, now: Instant, patience: Duration) {
+        if !self.closing.replace(true) {
+            self.last_taken.set(now);
+            self.reader.wake();
+        }
+        let stuck = now.saturating_duration_since(self.last_taken.get()) >= patience;
+        if stuck && self.responses.bytes() > 0 {
+            debug!(peer = %self.peer, "the peer does not take its answers");
+            self.socket.shutdown();
+        }
     }
 
     /// Ends the connection now if nothing happened on it for `idle`. Frees what an idle one need not hold.
@@ -127,10 +149,19 @@ impl Connection {
                 self.begin(&context, request).await?;
             }
             if !self.receive(max).await? {
-                return Ok(());
+                return self.ended();
             }
             self.last_active.set(clock::now());
             glommio::yield_if_needed().await;
+        }
+    }
+
+    /// The stream has ended: well between two frames, or when it was us who ended it.
+    fn ended(&self) -> Result<(), ConnectionError> {
+        match self.received.borrow().len() {
+            0 => Ok(()),
+            _ if self.closing.get() => Ok(()),
+            rest => Err(ConnectionError::Truncated(rest)),
         }
     }
 
@@ -202,19 +233,19 @@ impl Connection {
             }
             Begun::Produce(response) => {
                 self.produces.set(self.produces.get() + 1);
-                let connection = self.clone();
+                let (connection, context) = (self.clone(), context.clone());
                 glommio::spawn_local(async move {
                     let result = response.await;
                     connection.produces.set(connection.produces.get() - 1);
-                    connection.complete_or_end(slot, bytes, result);
+                    connection.complete_or_end(&context.shard, slot, bytes, result);
                 })
                 .detach();
             }
             Begun::Fetch(response) => {
-                let connection = self.clone();
+                let (connection, context) = (self.clone(), context.clone());
                 glommio::spawn_local(async move {
                     let result = response.await;
-                    connection.complete_or_end(slot, bytes, result);
+                    connection.complete_or_end(&context.shard, slot, bytes, result);
                 })
                 .detach();
             }
@@ -244,12 +275,13 @@ impl Connection {
 
     fn complete_or_end(
         &self,
+        shard: &Shard,
         slot: SlotId,
         bytes: usize,
         response: Result<Option<Frame>, Malformed>,
     ) {
         if let Err(error) = self.complete(slot, bytes, response) {
-            warn!(peer = %self.peer, %error, "connection closed");
+            self.complain(shard, &error);
             self.closing.set(true);
             self.socket.shutdown();
         }
@@ -284,7 +316,8 @@ impl Connection {
         let mut broken = false;
         while self.responses.next(&mut frames).await {
             let bytes = frames.iter().map(|frame| frame.length).sum();
-            if !broken && let Err(error) = send::frames(&self.socket, &frames).await {
+            let on_sent = || self.last_taken.set(clock::now());
+            if !broken && let Err(error) = send::frames(&self.socket, &frames, on_sent).await {
                 debug!(peer = %self.peer, %error, "connection lost while sending");
                 // The reader sees the end of the stream; what is in progress still takes its slots.
                 broken = true;

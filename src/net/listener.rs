@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use crate::ids::ShardId;
+use crate::io::clock;
 use crate::io::socket::{BoundListener, Listener, Socket};
 use crate::net::connection::Connection;
 use crate::protocol::Str;
@@ -121,7 +122,8 @@ pub async fn accept(shard: Rc<Shard>, bound: BoundListener, name: Str) {
 
 fn admit(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str) {
     let Some(seat) = shard.broker.connections.seat(shard.id, peer.ip()) else {
-        return warn!(%peer, "connection refused: max.connections or max.connections.per.ip is reached");
+        let reason = &"max.connections or max.connections.per.ip is reached";
+        return shard.complaints.on_closed(clock::now(), peer, reason);
     };
     let handed_over = shard.mesh.call(shard, seat.shard, move |shard| async move {
         begin(shard, stream, peer, listener, seat);

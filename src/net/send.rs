@@ -10,29 +10,29 @@ use crate::limits::{COLD_READ_BYTES, SEND_SLICES_MAX, YIELD_BYTES};
 use crate::net::responses::Frame;
 use crate::protocol::Part;
 
-/// Sends all frames, whole and in order.
-pub async fn frames(socket: &Socket, frames: &[Frame]) -> io::Result<()> {
+/// Sends all frames, whole and in order. `on_sent` is called whenever the socket has taken some bytes.
+pub async fn frames(socket: &Socket, frames: &[Frame], on_sent: impl Fn()) -> io::Result<()> {
     let mut memory: Vec<&[u8]> = Vec::with_capacity(SEND_SLICES_MAX);
     for part in frames.iter().flat_map(|frame| &frame.parts) {
         match part {
             Part::Memory(bytes) => {
                 memory.push(bytes);
                 if memory.len() == SEND_SLICES_MAX {
-                    slices(socket, &memory).await?;
+                    slices(socket, &memory, &on_sent).await?;
                     memory.clear();
                 }
             }
             Part::File(range) => {
-                slices(socket, &memory).await?;
+                slices(socket, &memory, &on_sent).await?;
                 memory.clear();
-                file(socket, range).await?;
+                file(socket, range, &on_sent).await?;
             }
         }
     }
-    slices(socket, &memory).await
+    slices(socket, &memory, &on_sent).await
 }
 
-async fn slices(socket: &Socket, slices: &[&[u8]]) -> io::Result<()> {
+async fn slices(socket: &Socket, slices: &[&[u8]], on_sent: &impl Fn()) -> io::Result<()> {
     let mut vectors: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
     let mut rest = &mut vectors[..];
     // Empty pieces are passed over, so that a send always moves a byte.
@@ -40,12 +40,13 @@ async fn slices(socket: &Socket, slices: &[&[u8]]) -> io::Result<()> {
     while !rest.is_empty() {
         let sent = socket.send(rest).await?;
         IoSlice::advance_slices(&mut rest, sent);
+        on_sent();
         glommio::yield_if_needed().await;
     }
     Ok(())
 }
 
-async fn file(socket: &Socket, range: &FileRange) -> io::Result<()> {
+async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Result<()> {
     let mut position = range.position;
     let end = range.position + u64::from(range.length);
     while position < end {
@@ -53,7 +54,10 @@ async fn file(socket: &Socket, range: &FileRange) -> io::Result<()> {
         if resident(&range.file, position, length as u32) {
             match socket.send_file(&range.file, position, length).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                sent => position += sent as u64,
+                sent => {
+                    on_sent();
+                    position += sent as u64;
+                }
             }
         } else {
             let length = ((end - position) as usize).min(COLD_READ_BYTES);
@@ -61,7 +65,7 @@ async fn file(socket: &Socket, range: &FileRange) -> io::Result<()> {
             if bytes.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            slices(socket, &[&bytes]).await?;
+            slices(socket, &[&bytes], on_sent).await?;
             position += bytes.len() as u64;
         }
         glommio::yield_if_needed().await;

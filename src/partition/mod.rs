@@ -319,6 +319,11 @@ impl Partition {
         self.fetches.borrow_mut().on_change();
     }
 
+    /// The broker stops: fetches that wait answer with what there is.
+    pub fn on_stopping(&self) {
+        self.fetches.borrow_mut().on_change();
+    }
+
     fn on_log_event(&self, event: LogEvent) {
         match event {
             LogEvent::Written => self.written.borrow_mut().on_advance(self.log.written_end()),

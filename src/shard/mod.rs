@@ -23,6 +23,7 @@ use crate::handler::fetch_session::FetchSessions;
 use crate::ids::{BrokerId, PartitionIndex, ShardId};
 use crate::io::clock;
 use crate::log::LogContext;
+use crate::net::complaints::Complaints;
 use crate::net::connection::Connection;
 use crate::net::listener::Connections;
 use crate::partition::{Partition, PartitionError};
@@ -32,6 +33,9 @@ use producer_ids::ProducerIds;
 
 /// How often a shard looks at its connections and partitions for what time alone brings about.
 const TICK: Duration = Duration::from_millis(500);
+
+/// At a stop, a peer that takes nothing of its answers for so long is not waited for.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// The core on which the embedded controller runs.
 pub const CONTROLLER_SHARD: ShardId = ShardId(0);
@@ -64,6 +68,7 @@ pub struct Shard {
     pub logs: LogContext,
     pub fetch_sessions: RefCell<FetchSessions>,
     pub producer_ids: ProducerIds,
+    pub complaints: Complaints,
     /// On the core that runs the embedded controller alone.
     controller: RefCell<Option<Rc<ControllerDriver>>>,
     image: RefCell<Arc<MetadataImage>>,
@@ -87,6 +92,7 @@ impl Shard {
             logs,
             fetch_sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::default(),
+            complaints: Complaints::new(clock::now()),
             controller: RefCell::default(),
             image: RefCell::new(Arc::new(MetadataImage::new(broker.cluster_id.clone()))),
             topic_configs: RefCell::default(),
@@ -283,7 +289,7 @@ impl Shard {
     pub fn connection_began(&self, connection: Rc<Connection>) -> u64 {
         let number = self.next_connection.replace(self.next_connection.get() + 1);
         if self.stopping.get() {
-            connection.finish();
+            connection.finish(clock::now(), STUCK);
         }
         self.connections.borrow_mut().insert(number, connection);
         number
@@ -296,14 +302,18 @@ impl Shard {
     /// Takes no new work; resolves when all connections have had their answers.
     pub async fn finish_connections(&self, patience: Duration) {
         self.stopping.set(true);
+        for partition in self.partitions() {
+            partition.on_stopping();
+        }
         let deadline = clock::now() + patience;
         loop {
+            let now = clock::now();
             let open: Vec<_> = self.connections.borrow().values().cloned().collect();
-            if open.is_empty() || clock::now() >= deadline {
-                return;
+            if open.is_empty() || now >= deadline {
+                return self.complaints.count_rest();
             }
             for connection in open {
-                connection.finish();
+                connection.finish(now, STUCK);
             }
             glommio::timer::sleep(Duration::from_millis(2)).await;
         }
@@ -322,6 +332,7 @@ impl Shard {
             for connection in connections {
                 connection.sweep(now, idle);
             }
+            self.complaints.on_tick(now);
             self.fetch_sessions.borrow_mut().evict_idle(now);
             let retention = now >= retention_due;
             if retention {
