@@ -1,1 +1,27 @@
-//! The load generator behind `coati bench`.
+//! The load generator behind `coati bench`, for any Kafka-compatible broker. With a rate, latencies count from the time
+//! a record was *meant* to leave (open loop), so a broker that stalls cannot hide it by slowing the generator down.
+//!
+//! The map, in the order data flows: `command` (what people type), `workload` (what a run is asked to do), `run` (one run,
+//! from topics to report), `schedule` (when each record is meant to leave), `keys` and `payload` (what is in it), `produce`
+//! and `consume` (who sends and reads), `catch_up` (a run beside an old reader), `client` (what they need of a Kafka client; the binary hands one in), `recorder`
+//! and `latency` (what is counted), `verify` (whether all came as it left), `broker` (its CPU and memory), `report`.
+
+mod broker;
+mod catch_up;
+pub mod client;
+mod clock;
+mod command;
+mod consume;
+mod keys;
+mod latency;
+mod payload;
+mod produce;
+mod recorder;
+mod report;
+mod run;
+mod schedule;
+mod verify;
+mod workload;
+
+pub use client::{Batch, Client, Connection};
+pub use command::BenchArgs;

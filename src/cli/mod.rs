@@ -1,6 +1,7 @@
 //! Owns the command line: what people type, what they read. One file a command; the work itself is in `client` and
 //! `shard`. Results go to stdout, everything else to stderr; a failed command says why in one sentence and exits 1.
 
+mod bench;
 mod connect;
 mod consume;
 mod format;
@@ -31,6 +32,7 @@ enum Command {
     Topic(topic::TopicCommand),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
+    Bench(coati_bench::BenchArgs),
     /// Look at log files; needs no broker.
     #[command(subcommand)]
     Log(LogCommand),
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Topic(command) => topic::run(command),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Log(LogCommand::Dump(args)) => log_dump::run(&args),
     };
     match outcome {

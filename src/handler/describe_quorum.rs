@@ -8,17 +8,14 @@ use crate::protocol::messages::DescribeQuorumRequest;
 use crate::protocol::messages::describe_quorum_response::{
     DescribeQuorumResponse, Listener, Node, PartitionData, ReplicaState, TopicData,
 };
-use crate::protocol::{ErrorCode, Str, Uuid};
-
-/// The version that tells where the voters are (KIP-853).
-const NODES_SINCE: i16 = 2;
+use crate::protocol::{ErrorCode, Str};
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
 
 pub async fn handle(
     context: Rc<Context>,
     request: DescribeQuorumRequest,
-    version: i16,
+    _version: i16,
 ) -> DescribeQuorumResponse {
     let only_metadata = match request.topics.as_slice() {
         [topic] => {
@@ -41,8 +38,7 @@ pub async fn handle(
     let now = clock::wall_ms();
     let leader = ReplicaState {
         replica_id: broker.id().0,
-        // Voters are named with their directories from kraft.version 1 on.
-        replica_directory_id: Uuid::ZERO,
+        replica_directory_id: broker.directory_id,
         log_end_offset: end.0,
         last_fetch_timestamp: now,
         last_caught_up_timestamp: now,
@@ -64,10 +60,7 @@ pub async fn handle(
             topic_name: METADATA_TOPIC.into(),
             partitions: vec![partition],
         }],
-        nodes: match version {
-            ..NODES_SINCE => Vec::new(),
-            _ => nodes(&context),
-        },
+        nodes: nodes(&context),
     }
 }
 

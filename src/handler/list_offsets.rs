@@ -1,6 +1,6 @@
 //! ListOffsets (key 2, versions 1 to 11). KIP-79 (by timestamp), KIP-734 (largest timestamp), KIP-405 (tiers, of which there is one).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use futures::future::join_all;
@@ -26,42 +26,31 @@ pub async fn handle(
     version: i16,
 ) -> ListOffsetsResponse {
     let mut seen = HashSet::new();
-    // What is asked for twice is answered once, with an error.
-    let mut twice = HashMap::new();
+    let mut twice = HashSet::new();
     for topic in &request.topics {
         for partition in &topic.partitions {
             if !seen.insert((&topic.name, partition.partition_index)) {
-                twice.insert((&topic.name, partition.partition_index), false);
+                twice.insert((&topic.name, partition.partition_index));
             }
         }
     }
+    let committed = request.isolation_level == READ_COMMITTED;
     let topics = request.topics.iter().map(|topic| {
-        let partitions = topic.partitions.iter().filter_map(|partition| {
-            let repeated = twice.get_mut(&(&topic.name, partition.partition_index));
-            let refusal = match repeated {
-                Some(true) => return None,
-                Some(answered) => {
-                    *answered = true;
-                    Some(ErrorCode::InvalidRequest)
-                }
-                None => (!(0..=READ_COMMITTED).contains(&request.isolation_level))
-                    .then_some(ErrorCode::InvalidRequest),
-            };
-            let committed = request.isolation_level == READ_COMMITTED;
-            Some(one(
+        let partitions = topic.partitions.iter().map(|partition| {
+            let repeated = twice.contains(&(&topic.name, partition.partition_index));
+            one(
                 &context,
                 &topic.name,
                 partition,
                 committed,
                 version,
-                refusal,
-            ))
+                repeated,
+            )
         });
-        let partitions = join_all(partitions);
-        async move {
+        async {
             ListOffsetsTopicResponse {
                 name: topic.name.clone(),
-                partitions: partitions.await,
+                partitions: join_all(partitions).await,
             }
         }
     });
@@ -77,15 +66,16 @@ async fn one(
     partition: &ListOffsetsPartition,
     committed: bool,
     version: i16,
-    refusal: Option<ErrorCode>,
+    repeated: bool,
 ) -> ListOffsetsPartitionResponse {
     let mut response = ListOffsetsPartitionResponse {
         partition_index: partition.partition_index,
         ..Default::default()
     };
-    let found = match refusal {
-        Some(error) => Err(error),
-        None => lookup(context, topic, partition, committed, version).await,
+    let found = if repeated {
+        Err(ErrorCode::InvalidRequest)
+    } else {
+        lookup(context, topic, partition, committed, version).await
     };
     match found {
         Ok(Some(found)) => {

@@ -1,0 +1,377 @@
+//! Owns the command line of `coati bench`, and the executor that runs live on.
+
+use std::cell::Cell;
+use std::fmt::Display;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::broker::Process;
+use crate::catch_up::catch_up;
+use crate::client::{Client, Codec, Outcome};
+use crate::recorder::Point;
+use crate::run::{Setting, run};
+use crate::workload::{Acks, Keys, Workload};
+
+/// Measure a Kafka-compatible broker with an open-loop load.
+///
+/// With a rate, latencies count from the time a record was meant to leave, so a broker that stalls cannot hide it. The
+/// generator uses one core; keep the broker off it (--cpu here, taskset there), or both are measured at once.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Debug, Subcommand)]
+enum Kind {
+    /// Produce batches of 64 KiB, as fast as they are acknowledged or at a --rate
+    Produce(Flags),
+    /// Produce requests of one record of 100 B over 16 connections
+    Small(Flags),
+    /// Time from when a record was meant to leave until a consumer has it: 20,000 records of 1000 B a second
+    E2e(Flags),
+    /// Read a topic from its beginning to its end; without --topic, one filled with --backlog-gb
+    Consume(Flags),
+    /// Several producers and consumers on many partitions: 50,000 records of 1000 B a second over 12
+    Mixed(Flags),
+    /// As e2e, while 1,000 more connections are open and do nothing
+    Connections(Flags),
+    /// As e2e, twice: alone, and while a reader goes through --backlog-gb from the beginning
+    CatchUp(Flags),
+    /// Run a workload file: TOML, or YAML as of OpenMessaging Benchmark
+    Run {
+        #[arg(value_name = "WORKLOAD")]
+        file: PathBuf,
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
+}
+
+impl Kind {
+    fn flags(&self) -> &Flags {
+        match self {
+            Kind::Produce(flags)
+            | Kind::Small(flags)
+            | Kind::E2e(flags)
+            | Kind::Consume(flags)
+            | Kind::Mixed(flags)
+            | Kind::Connections(flags)
+            | Kind::CatchUp(flags) => flags,
+            Kind::Run { flags, .. } => flags,
+        }
+    }
+
+    /// What is done when no flag says otherwise.
+    fn preset(&self) -> Outcome<Workload> {
+        let preset = Workload::default();
+        Ok(match self {
+            Kind::Produce(_) => Workload {
+                name: "produce".into(),
+                subscriptions_per_topic: 0,
+                ..preset
+            },
+            Kind::Small(_) => Workload {
+                name: "small".into(),
+                subscriptions_per_topic: 0,
+                message_size: 100,
+                batch_bytes: 1,
+                producers_per_topic: 16,
+                in_flight: 5,
+                ..preset
+            },
+            Kind::E2e(_) => Workload {
+                name: "e2e".into(),
+                producer_rate: 20_000.0,
+                ..preset
+            },
+            Kind::Consume(flags) => Workload {
+                name: "consume".into(),
+                producers_per_topic: 0,
+                consumer_backlog_gb: if flags.topic.is_some() { 0.0 } else { 1.0 },
+                ..preset
+            },
+            Kind::Mixed(_) => Workload {
+                name: "mixed".into(),
+                partitions_per_topic: 12,
+                producers_per_topic: 4,
+                consumer_per_subscription: 3,
+                producer_rate: 50_000.0,
+                ..preset
+            },
+            Kind::Connections(_) => Workload {
+                name: "connections".into(),
+                producer_rate: 20_000.0,
+                idle_connections: 1000,
+                ..preset
+            },
+            Kind::CatchUp(_) => Workload {
+                name: "catch-up".into(),
+                producer_rate: 20_000.0,
+                consumer_backlog_gb: 4.0,
+                ..preset
+            },
+            Kind::Run { file, .. } => Workload::load(file)?,
+        })
+    }
+}
+
+/// What every workload understands; what is not given, the workload says.
+#[derive(Clone, Debug, Args)]
+struct Flags {
+    /// Broker to ask first
+    #[arg(
+        long,
+        short = 'b',
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9092"
+    )]
+    bootstrap: String,
+
+    /// Use this topic, and leave it in place; without, a fresh one is made and removed
+    #[arg(long)]
+    topic: Option<String>,
+
+    /// Number of topics
+    #[arg(long, value_name = "N")]
+    topics: Option<u32>,
+
+    /// Partitions of each topic, when it is made
+    #[arg(long, value_name = "N")]
+    partitions: Option<i32>,
+
+    /// A setting of the topics, such as flush.messages=1; repeatable
+    #[arg(long = "topic-config", value_name = "NAME=VALUE")]
+    topic_configs: Vec<String>,
+
+    /// Producers a topic, each with a connection of its own
+    #[arg(long, alias = "connections", value_name = "N")]
+    producers: Option<u32>,
+
+    /// Consumers a topic, which share its partitions
+    #[arg(long, value_name = "N")]
+    consumers: Option<u32>,
+
+    /// Records a second over all producers; 0 as many as are acknowledged
+    #[arg(long, value_name = "RECORDS")]
+    rate: Option<f64>,
+
+    /// Bytes of each record's value
+    #[arg(long, value_name = "BYTES")]
+    size: Option<usize>,
+
+    #[arg(long)]
+    acks: Option<Acks>,
+
+    /// Produce idempotently, with acks=all and at most 5 requests in flight
+    #[arg(long)]
+    idempotent: bool,
+
+    #[arg(long)]
+    codec: Option<Codec>,
+
+    /// A batch leaves when it has so many bytes...
+    #[arg(long, value_name = "BYTES")]
+    batch: Option<usize>,
+
+    /// ...or when its first record has waited so long
+    #[arg(long, value_name = "MS")]
+    linger: Option<f64>,
+
+    /// Requests that one producer has unacknowledged at most
+    #[arg(long, value_name = "N")]
+    in_flight: Option<usize>,
+
+    /// Bytes that one fetch asks for
+    #[arg(long, value_name = "BYTES")]
+    fetch: Option<i32>,
+
+    /// Which keys the records have
+    #[arg(long)]
+    keys: Option<Keys>,
+
+    /// Share of each value that does not compress, from 0 to 1
+    #[arg(long, value_name = "SHARE")]
+    random: Option<f64>,
+
+    /// Cut the values from this file
+    #[arg(long, value_name = "FILE")]
+    payload: Option<PathBuf>,
+
+    /// GB that are in the topics before consumers begin at their start
+    #[arg(long, value_name = "GB")]
+    backlog_gb: Option<f64>,
+
+    /// Connections that do nothing, beside those that do
+    #[arg(long, value_name = "N")]
+    idle: Option<u32>,
+
+    /// Check that every record arrives once, in order and unaltered
+    #[arg(long)]
+    verify: bool,
+
+    /// How long to measure
+    #[arg(long)]
+    seconds: Option<f64>,
+
+    /// How many seconds to run before that
+    #[arg(long, value_name = "SECONDS")]
+    warm_up: Option<f64>,
+
+    /// CPU to pin the generator to
+    #[arg(long)]
+    cpu: Option<usize>,
+
+    /// Process id of the broker, for its CPU and memory; found by its port when it runs here
+    #[arg(long, value_name = "PID")]
+    broker_pid: Option<u32>,
+
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Flags {
+    /// The workload with all that the flags say.
+    fn apply(&self, mut workload: Workload) -> Outcome<Workload> {
+        fn set<T: Clone>(place: &mut T, flag: &Option<T>) {
+            if let Some(value) = flag {
+                *place = value.clone();
+            }
+        }
+        set(&mut workload.topics, &self.topics);
+        set(&mut workload.partitions_per_topic, &self.partitions);
+        set(&mut workload.producers_per_topic, &self.producers);
+        if let Some(consumers) = self.consumers {
+            workload.consumer_per_subscription = consumers;
+            workload.subscriptions_per_topic = workload.subscriptions_per_topic.max(1);
+        }
+        set(&mut workload.producer_rate, &self.rate);
+        set(&mut workload.message_size, &self.size);
+        set(&mut workload.acks, &self.acks);
+        set(&mut workload.codec, &self.codec);
+        set(&mut workload.batch_bytes, &self.batch);
+        set(&mut workload.linger_ms, &self.linger);
+        set(&mut workload.in_flight, &self.in_flight);
+        set(&mut workload.fetch_bytes, &self.fetch);
+        set(&mut workload.key_distributor, &self.keys);
+        set(&mut workload.random_bytes_ratio, &self.random);
+        set(&mut workload.consumer_backlog_gb, &self.backlog_gb);
+        set(&mut workload.idle_connections, &self.idle);
+        workload.topic_configs.extend(self.topic_configs.clone());
+        workload.payload_file = self.payload.clone().or(workload.payload_file);
+        workload.verify |= self.verify;
+        let minutes = |seconds: Option<f64>| seconds.map(|seconds| seconds / 60.0);
+        set(&mut workload.test_duration_minutes, &minutes(self.seconds));
+        set(
+            &mut workload.warmup_duration_minutes,
+            &minutes(self.warm_up),
+        );
+        if self.idempotent {
+            workload.idempotent = true;
+            workload.acks = self.acks.unwrap_or(Acks::All);
+            workload.in_flight = self.in_flight.unwrap_or(workload.in_flight.min(5));
+        }
+        workload.check()?;
+        Ok(workload)
+    }
+
+    fn broker(&self) -> Option<Process> {
+        let port = || self.bootstrap.rsplit_once(':')?.1.parse().ok();
+        match self.broker_pid {
+            Some(id) => Some(Process::with_id(id)),
+            None => Process::listening_on(port()?),
+        }
+    }
+}
+
+impl BenchArgs {
+    /// Runs the workload and prints its report. `client` makes a client of the cluster at an address, on the executor.
+    pub fn run<C: Client>(self, client: impl FnOnce(&str) -> C + Send + 'static) -> Outcome<()> {
+        let cpu = self.kind.flags().cpu;
+        let placement = cpu.map_or(glommio::Placement::Unbound, glommio::Placement::Fixed);
+        // The thread that watches for Ctrl-C must be the only one to get it.
+        glommio::signal::block(&[libc::SIGINT, libc::SIGTERM])
+            .map_err(|error| error.to_string())?;
+        let executor = glommio::LocalExecutorBuilder::new(placement)
+            .name("bench")
+            .preempt_timer(Duration::from_micros(200))
+            .spawn(move || async move {
+                let client = client(&self.kind.flags().bootstrap);
+                self.measure(client).await
+            });
+        executor
+            .and_then(|executor| executor.join())
+            .map_err(|error| error.to_string())?
+    }
+
+    async fn measure<C: Client>(self, client: C) -> Outcome<()> {
+        let flags = self.kind.flags();
+        let workload = flags.apply(self.kind.preset()?)?;
+        let setting = Setting {
+            topic: flags.topic.clone(),
+            broker: flags.broker(),
+            stop: stop_on_signal()?,
+            catch_up: None,
+            progress: progress_line(),
+        };
+        if let Kind::CatchUp(_) = self.kind {
+            let both = catch_up(&client, &workload, setting).await?;
+            return print(flags, &both);
+        }
+        let report = run(&client, &workload, &setting).await?;
+        print(flags, &report)?;
+        report.fault().map_or(Ok(()), Err)
+    }
+}
+
+fn print(flags: &Flags, report: &(impl Serialize + Display)) -> Outcome<()> {
+    if flags.json {
+        let json = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
+        println!("{json}");
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}
+
+/// Becomes true when SIGINT or SIGTERM comes.
+fn stop_on_signal() -> Outcome<Rc<Cell<bool>>> {
+    let signals = glommio::signal::Signals::new(&[libc::SIGINT, libc::SIGTERM])
+        .map_err(|error| error.to_string())?;
+    let stop = Rc::new(Cell::new(false));
+    let stopping = Rc::clone(&stop);
+    glommio::spawn_local(async move {
+        if signals.recv().await.is_ok() {
+            stopping.set(true);
+        }
+    })
+    .detach();
+    Ok(stop)
+}
+
+/// One line that says each second how it goes, where somebody is looking.
+fn progress_line() -> Box<dyn Fn(&Point)> {
+    if !std::io::stderr().is_terminal() {
+        return Box::new(|_| {});
+    }
+    Box::new(|point| {
+        let latency = point.end_to_end.or(point.acknowledge);
+        let latency = latency.map_or(String::new(), |latency| {
+            format!(
+                "  p50 {:.2}  p99 {:.2}  max {:.2} ms",
+                latency.p50, latency.p99, latency.max
+            )
+        });
+        eprintln!(
+            "{:>6.0} s  in {:>7.1} MB/s  out {:>7.1} MB/s{latency}",
+            point.at,
+            point.acknowledged.bytes as f64 / 1e6,
+            point.received.bytes as f64 / 1e6,
+        );
+    })
+}

@@ -1,0 +1,212 @@
+//! Owns what a run hands back: figures that JSON, the table and the page all show alike.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::latency::Summary;
+use crate::recorder::{Point, Recorder, Sample, Stage, Volume, mib, round};
+use crate::verify::Verdict;
+use crate::workload::Workload;
+
+/// A generator that is this busy says little about the broker.
+const BOUND_CORES: f64 = 0.9;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    pub workload: Workload,
+    /// What acks=all means on this broker, in its own words.
+    pub flush_mode: String,
+    pub seconds: f64,
+    /// Ended before its time.
+    pub interrupted: bool,
+    pub produced: Option<Flow>,
+    pub consumed: Option<Flow>,
+    /// Milliseconds from the time that a record was meant to leave.
+    pub publish: Option<Summary>,
+    pub acknowledge: Option<Summary>,
+    pub end_to_end: Option<Summary>,
+    /// Without a rate there is no intended time: latencies count from sending, and hide what a stall held back.
+    pub open_loop: bool,
+    pub broker: Option<BrokerCost>,
+    pub generator_cores: f64,
+    /// The generator was so busy that it may have been the limit.
+    pub generator_bound: bool,
+    /// Records that consumers had not had long after the last was sent.
+    pub unread: u64,
+    pub verdict: Option<Verdict>,
+    pub series: Vec<Point>,
+}
+
+/// What was moved, of record batches as they are on the wire.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Flow {
+    pub total: Volume,
+    pub mb_per_second: f64,
+    pub records_per_second: f64,
+    pub requests_per_second: f64,
+}
+
+/// What the broker's process used in the measured time.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct BrokerCost {
+    pub cpu_seconds: f64,
+    pub cores: f64,
+    /// Of all that was produced and consumed.
+    pub cpu_seconds_per_gb: f64,
+    pub cpu_microseconds_per_request: f64,
+    /// At the end.
+    pub resident_mib: f64,
+    pub disk_written_gb: f64,
+}
+
+impl Flow {
+    fn of(total: Volume, seconds: f64) -> Option<Flow> {
+        (total.records > 0).then(|| Flow {
+            total,
+            mb_per_second: round(total.bytes as f64 / 1e6 / seconds),
+            records_per_second: round(total.records as f64 / seconds),
+            requests_per_second: round(total.requests as f64 / seconds),
+        })
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Ending {
+    pub verdict: Option<Verdict>,
+    pub unread: u64,
+    pub interrupted: bool,
+}
+
+impl Report {
+    /// Of what happened between two samples.
+    pub fn new(
+        workload: Workload,
+        flush_mode: String,
+        (first, last): (&Sample, &Sample),
+        broker_known: bool,
+        recorder: &Recorder,
+        ending: Ending,
+    ) -> Report {
+        let seconds = (last.at - first.at).as_secs_f64();
+        let (produced, consumed) = last.volumes_since(first);
+        let generator_cores = last.own.cpu.saturating_sub(first.own.cpu).as_secs_f64() / seconds;
+        let broker = broker_known.then(|| {
+            let cpu = last
+                .broker
+                .cpu
+                .saturating_sub(first.broker.cpu)
+                .as_secs_f64();
+            let gigabytes = (produced.bytes + consumed.bytes) as f64 / 1e9;
+            let requests = produced.requests + consumed.requests;
+            let written = last
+                .broker
+                .written_bytes
+                .saturating_sub(first.broker.written_bytes);
+            BrokerCost {
+                cpu_seconds: round(cpu),
+                cores: round(cpu / seconds),
+                cpu_seconds_per_gb: round(cpu / gigabytes.max(1e-9)),
+                cpu_microseconds_per_request: round(cpu * 1e6 / requests.max(1) as f64),
+                resident_mib: mib(last.broker.resident_bytes),
+                disk_written_gb: round(written as f64 / 1e9),
+            }
+        });
+        Report {
+            open_loop: workload.producer_rate > 0.0,
+            workload,
+            flush_mode,
+            seconds: round(seconds),
+            interrupted: ending.interrupted,
+            produced: Flow::of(produced, seconds),
+            consumed: Flow::of(consumed, seconds),
+            publish: recorder.summary(Stage::Publish),
+            acknowledge: recorder.summary(Stage::Acknowledge),
+            end_to_end: recorder.summary(Stage::EndToEnd),
+            broker,
+            generator_cores: round(generator_cores),
+            generator_bound: generator_cores > BOUND_CORES,
+            unread: ending.unread,
+            verdict: ending.verdict,
+            series: recorder.take_series(),
+        }
+    }
+
+    /// What of it means that the run failed.
+    pub fn fault(&self) -> Option<String> {
+        match &self.verdict {
+            Some(verdict) if !verdict.is_clean() => Some(verdict.to_string()),
+            _ if self.unread > 0 => Some(format!("{} records never arrived", self.unread)),
+            _ => None,
+        }
+    }
+}
+
+/// The terse table.
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "{}: {}", self.workload.name, self.workload.describe())?;
+        writeln!(out, "  flush mode    {}", self.flush_mode)?;
+        for (name, flow) in [("produced", &self.produced), ("consumed", &self.consumed)] {
+            if let Some(flow) = flow {
+                writeln!(
+                    out,
+                    "  {name:<13} {:>9.1} MB/s {:>10.0} records/s {:>9.0} requests/s  over {:.1} s",
+                    flow.mb_per_second,
+                    flow.records_per_second,
+                    flow.requests_per_second,
+                    self.seconds
+                )?;
+            }
+        }
+        if let Some(broker) = &self.broker {
+            writeln!(
+                out,
+                "  broker        {:>9.2} CPU s/GB {:>6.2} cores {:>8.1} us/request {:>8.1} MiB resident {:>7.2} GB written",
+                broker.cpu_seconds_per_gb,
+                broker.cores,
+                broker.cpu_microseconds_per_request,
+                broker.resident_mib,
+                broker.disk_written_gb,
+            )?;
+        }
+        writeln!(
+            out,
+            "  generator     {:>9.2} cores{}",
+            self.generator_cores,
+            if self.generator_bound {
+                "; it may have been the limit"
+            } else {
+                ""
+            }
+        )?;
+        let stages = [
+            ("publish", &self.publish),
+            ("acknowledge", &self.acknowledge),
+            ("end to end", &self.end_to_end),
+        ];
+        for (name, summary) in stages {
+            if let Some(summary) = summary {
+                writeln!(
+                    out,
+                    "  {name:<13} p50 {:>8.3}  p90 {:>8.3}  p99 {:>8.3}  p99.9 {:>8.3}  max {:>8.3} ms",
+                    summary.p50, summary.p90, summary.p99, summary.p99_9, summary.max,
+                )?;
+            }
+        }
+        if self.acknowledge.is_some() && !self.open_loop {
+            writeln!(
+                out,
+                "  closed loop: these latencies count from sending; give a --rate for honest ones"
+            )?;
+        }
+        if let Some(verdict) = &self.verdict {
+            writeln!(out, "  verified      {verdict}")?;
+        }
+        if self.interrupted {
+            writeln!(out, "  interrupted: this is what was measured until then")?;
+        }
+        Ok(())
+    }
+}

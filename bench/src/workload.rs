@@ -1,0 +1,343 @@
+//! Owns what a run is asked to do, and how workload files say it: TOML, or the flat YAML of OpenMessaging Benchmark, whose
+//! field names both share.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Codec, Outcome};
+use crate::payload::HEAD_BYTES;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Workload {
+    pub name: String,
+    pub topics: u32,
+    pub partitions_per_topic: i32,
+    /// Bytes of each record's value.
+    pub message_size: usize,
+    /// Values are cut from this file in turn, where one is given.
+    pub payload_file: Option<PathBuf>,
+    pub use_randomized_payloads: bool,
+    /// Share of each value that does not compress.
+    pub random_bytes_ratio: f64,
+    /// Different values that a producer sends in turn.
+    pub randomized_payload_pool_size: usize,
+    pub subscriptions_per_topic: u32,
+    pub consumer_per_subscription: u32,
+    pub producers_per_topic: u32,
+    /// Records a second over all producers; 0 as many as the broker takes.
+    pub producer_rate: f64,
+    /// What is in the topics before consumers begin at their start; they read it as fast as they get it.
+    #[serde(rename = "consumerBacklogSizeGB")]
+    pub consumer_backlog_gb: f64,
+    pub key_distributor: Keys,
+    pub test_duration_minutes: f64,
+    pub warmup_duration_minutes: f64,
+
+    pub acks: Acks,
+    pub idempotent: bool,
+    pub codec: Codec,
+    pub linger_ms: f64,
+    pub batch_bytes: usize,
+    /// Requests that one producer has unacknowledged at most on one connection.
+    pub in_flight: usize,
+    pub fetch_bytes: i32,
+    /// Settings of the topics, `name=value`.
+    pub topic_configs: Vec<String>,
+    /// Connections that do nothing, beside those that do.
+    pub idle_connections: u32,
+    /// Check each record read: none missing, doubled, out of order or altered.
+    pub verify: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Keys {
+    /// Records have no key and go to the partitions in turn, a batch at a time.
+    #[default]
+    NoKey,
+    /// Keys in turn.
+    KeyRoundRobin,
+    /// Keys at random, all equally likely.
+    #[serde(alias = "RANDOM_NANO")]
+    Uniform,
+    /// Keys at random, the most likely far ahead: key n is 1/n as likely as the first.
+    Zipf,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum Acks {
+    #[serde(rename = "0")]
+    #[value(name = "0")]
+    None,
+    #[default]
+    #[serde(rename = "1")]
+    #[value(name = "1")]
+    Leader,
+    #[serde(rename = "all")]
+    #[value(name = "all", alias = "-1")]
+    All,
+}
+
+impl Acks {
+    pub fn number(self) -> i16 {
+        match self {
+            Acks::None => 0,
+            Acks::Leader => 1,
+            Acks::All => -1,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Acks::None => "0",
+            Acks::Leader => "1",
+            Acks::All => "all",
+        }
+    }
+}
+
+impl Default for Workload {
+    fn default() -> Workload {
+        Workload {
+            name: "workload".into(),
+            topics: 1,
+            partitions_per_topic: 1,
+            message_size: 1000,
+            payload_file: None,
+            use_randomized_payloads: true,
+            random_bytes_ratio: 1.0,
+            randomized_payload_pool_size: 16,
+            subscriptions_per_topic: 1,
+            consumer_per_subscription: 1,
+            producers_per_topic: 1,
+            producer_rate: 0.0,
+            consumer_backlog_gb: 0.0,
+            key_distributor: Keys::NoKey,
+            test_duration_minutes: 10.0 / 60.0,
+            warmup_duration_minutes: 2.0 / 60.0,
+            acks: Acks::Leader,
+            idempotent: false,
+            codec: Codec::None,
+            linger_ms: 1.0,
+            batch_bytes: 64 << 10,
+            in_flight: 16,
+            fetch_bytes: 1 << 20,
+            topic_configs: Vec::new(),
+            idle_connections: 0,
+            verify: false,
+        }
+    }
+}
+
+impl Workload {
+    /// Reads a workload file: YAML by its ending, else TOML.
+    pub fn load(path: &Path) -> Outcome<Workload> {
+        let told = |error: String| format!("{}: {error}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
+        let yaml = path
+            .extension()
+            .is_some_and(|ending| ending == "yaml" || ending == "yml");
+        let mut workload = if yaml {
+            Workload::from_yaml(&text)
+        } else {
+            Workload::from_toml(&text)
+        }
+        .map_err(told)?;
+        // A payload file is found beside the workload that names it.
+        if let (Some(file), Some(folder)) = (&workload.payload_file, path.parent()) {
+            workload.payload_file = Some(folder.join(file));
+        }
+        workload.check().map_err(told)?;
+        Ok(workload)
+    }
+
+    pub fn from_toml(text: &str) -> Outcome<Workload> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// OpenMessaging Benchmark's files are flat: `name: value` lines, comments, quotes.
+    pub fn from_yaml(text: &str) -> Outcome<Workload> {
+        let mut table = toml::Table::new();
+        for (number, line) in text.lines().enumerate() {
+            let trimmed = line.split(" #").next().unwrap_or_default().trim();
+            if trimmed.is_empty() || trimmed.starts_with('#') || trimmed == "---" {
+                continue;
+            }
+            let pair = trimmed.split_once(':').filter(|_| !line.starts_with(' '));
+            let Some((name, value)) = pair else {
+                return Err(format!(
+                    "line {}: only flat `name: value` lines are understood",
+                    number + 1
+                ));
+            };
+            table.insert(name.trim().to_owned(), yaml_value(value.trim()));
+        }
+        // TOML wants 1.0 where YAML says 1.
+        let defaults = toml::Table::try_from(Workload::default()).expect("it is a table");
+        for (name, value) in &mut table {
+            if let (toml::Value::Integer(integer), Some(toml::Value::Float(_))) =
+                (&*value, defaults.get(name))
+            {
+                *value = toml::Value::Float(*integer as f64);
+            }
+        }
+        table
+            .try_into()
+            .map_err(|error: toml::de::Error| error.to_string())
+    }
+
+    /// Whether these demands make sense together.
+    pub fn check(&self) -> Outcome<()> {
+        let must = |is: bool, reason: &str| if is { Ok(()) } else { Err(reason.to_owned()) };
+        must(self.topics > 0, "a run needs a topic")?;
+        must(self.partitions_per_topic > 0, "a topic needs a partition")?;
+        must(self.batch_bytes > 0, "a batch needs bytes")?;
+        must(self.in_flight > 0, "nothing may be in flight")?;
+        must(self.fetch_bytes > 0, "a fetch needs bytes")?;
+        must(self.producer_rate >= 0.0, "a rate is not negative")?;
+        must(self.test_duration_minutes > 0.0, "a run needs time")?;
+        must(
+            !self.idempotent || self.acks == Acks::All,
+            "idempotent producing needs acks=all",
+        )?;
+        must(
+            !self.idempotent || self.in_flight <= 5,
+            "idempotent producing has at most 5 requests in flight",
+        )?;
+        must(
+            self.producers_per_topic > 0 || self.readers() > 0,
+            "a run needs producers or consumers",
+        )?;
+        must(
+            !self.verify || self.readers() > 0,
+            "to verify, somebody must read",
+        )
+    }
+
+    pub fn readers(&self) -> u32 {
+        self.subscriptions_per_topic * self.consumer_per_subscription
+    }
+
+    /// Values carry a head as soon as somebody reads them.
+    pub fn value_bytes(&self) -> usize {
+        if self.readers() > 0 {
+            self.message_size.max(HEAD_BYTES)
+        } else {
+            self.message_size
+        }
+    }
+
+    pub fn test_duration(&self) -> Duration {
+        Duration::from_secs_f64(self.test_duration_minutes * 60.0)
+    }
+
+    pub fn warm_up(&self) -> Duration {
+        Duration::from_secs_f64(self.warmup_duration_minutes.max(0.0) * 60.0)
+    }
+
+    pub fn linger(&self) -> Duration {
+        Duration::from_secs_f64(self.linger_ms.max(0.0) / 1e3)
+    }
+
+    /// One line that says what was asked.
+    pub fn describe(&self) -> String {
+        let mut words = vec![format!(
+            "{} topic(s) of {} partition(s)",
+            self.topics, self.partitions_per_topic
+        )];
+        if self.producers_per_topic > 0 {
+            let rate = match self.producer_rate {
+                0.0 => "as fast as acknowledged".to_owned(),
+                rate => format!("{rate} records/s"),
+            };
+            words.push(format!(
+                "{} producer(s) a topic, {rate}, {} B records, acks={}{}, {} B batches, linger {} ms, {} in flight",
+                self.producers_per_topic,
+                self.value_bytes(),
+                self.acks.name(),
+                if self.idempotent { " idempotent" } else { "" },
+                self.batch_bytes,
+                self.linger_ms,
+                self.in_flight,
+            ));
+        }
+        if self.codec != Codec::None {
+            words.push(format!("{:?}", self.codec).to_lowercase());
+        }
+        if self.readers() > 0 {
+            words.push(format!("{} consumer(s) a topic", self.readers()));
+        }
+        if self.idle_connections > 0 {
+            words.push(format!("{} idle connections", self.idle_connections));
+        }
+        words.join("; ")
+    }
+}
+
+fn yaml_value(text: &str) -> toml::Value {
+    let quoted = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    if let Some(inner) = quoted('"').or_else(|| quoted('\'')) {
+        return toml::Value::String(inner.to_owned());
+    }
+    if let Ok(integer) = text.parse() {
+        return toml::Value::Integer(integer);
+    }
+    if let Ok(float) = text.parse() {
+        return toml::Value::Float(float);
+    }
+    match text {
+        "true" => toml::Value::Boolean(true),
+        "false" => toml::Value::Boolean(false),
+        _ => toml::Value::String(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_openmessaging_benchmark_load() {
+        let workload = Workload::from_yaml(
+            "# comment\nname: 1-topic-16-partitions-1kb\n\ntopics: 1\npartitionsPerTopic: 16 # more\n\
+             keyDistributor: \"NO_KEY\"\nmessageSize: 1024\nuseRandomizedPayloads: true\n\
+             randomBytesRatio: 0.5\nrandomizedPayloadPoolSize: 1000\nsubscriptionsPerTopic: 1\n\
+             consumerPerSubscription: 1\nproducersPerTopic: 1\nproducerRate: 50000\n\
+             consumerBacklogSizeGB: 0\ntestDurationMinutes: 5\n",
+        )
+        .unwrap();
+        assert_eq!(workload.partitions_per_topic, 16);
+        assert_eq!(workload.producer_rate, 50_000.0);
+        assert_eq!(workload.random_bytes_ratio, 0.5);
+        assert_eq!(workload.test_duration(), Duration::from_secs(300));
+        workload.check().unwrap();
+        let error = Workload::from_yaml("topics: 1\nprodcers: 2\n").unwrap_err();
+        assert!(error.contains("prodcers"), "{error}");
+        assert!(Workload::from_yaml("topics:\n  nested: 1\n").is_err());
+    }
+
+    #[test]
+    fn a_workload_is_the_same_after_toml() {
+        let workload = Workload {
+            acks: Acks::All,
+            key_distributor: Keys::Zipf,
+            ..Workload::default()
+        };
+        let text = toml::to_string(&workload).unwrap();
+        let read = Workload::from_toml(&text).unwrap();
+        assert_eq!(toml::to_string(&read).unwrap(), text);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told() {
+        let workload = Workload {
+            idempotent: true,
+            ..Workload::default()
+        };
+        assert!(workload.check().unwrap_err().contains("acks=all"));
+    }
+}
