@@ -43,7 +43,7 @@ const SAFE_DOWNGRADE: i8 = 2;
 const UNSAFE_DOWNGRADE: i8 = 3;
 
 impl Controller {
-    /// UpdateFeatures: all updates or none. Before version 2 each is answered for itself too.
+    /// UpdateFeatures: all updates or none. Before version 2 each that was done is answered for itself too.
     pub fn update_features(
         &mut self,
         request: &UpdateFeaturesRequest,
@@ -60,11 +60,7 @@ impl Controller {
                     error_code: ErrorCode::None.code(),
                     error_message: None,
                     results: match version {
-                        ..2 => request
-                            .feature_updates
-                            .iter()
-                            .map(|u| result(u, None))
-                            .collect(),
+                        ..2 => request.feature_updates.iter().map(succeeded).collect(),
                         _ => Vec::new(),
                     },
                     ..Default::default()
@@ -81,14 +77,6 @@ impl Controller {
                 let response = UpdateFeaturesResponse {
                     error_code: refusal.code.code(),
                     error_message: refusal.message.clone(),
-                    results: match version {
-                        ..2 => request
-                            .feature_updates
-                            .iter()
-                            .map(|u| result(u, Some(refusal.clone())))
-                            .collect(),
-                        _ => Vec::new(),
-                    },
                     ..Default::default()
                 };
                 self.commit(Vec::new(), response)
@@ -160,13 +148,11 @@ impl Controller {
     }
 }
 
-fn result(update: &FeatureUpdateKey, refusal: Option<Refusal>) -> UpdatableFeatureResult {
-    let code = refusal
-        .as_ref()
-        .map_or(ErrorCode::None, |refusal| refusal.code);
+fn succeeded(update: &FeatureUpdateKey) -> UpdatableFeatureResult {
     UpdatableFeatureResult {
         feature: update.feature.clone(),
-        error_code: code.code(),
-        error_message: refusal.and_then(|refusal| refusal.message),
+        error_code: ErrorCode::None.code(),
+        // Kafka's clients have met this text in place of none ever since.
+        error_message: Some("NONE".into()),
     }
 }

@@ -417,6 +417,24 @@ fn topics_are_deleted_by_name_and_by_id() {
 }
 
 #[test]
+fn a_topic_named_by_name_and_by_id_is_refused_once() {
+    let mut bench = Bench::new();
+    bench.create(vec![topic("a", 1, 1)]);
+    let topic_id = bench.replica.topic("a").unwrap().id;
+    let entry = |name, topic_id| DeleteTopicState { name, topic_id };
+    let request = DeleteTopicsRequest {
+        topics: vec![entry(None, topic_id), entry(Some("a".into()), Uuid::ZERO)],
+        ..Default::default()
+    };
+    let outcome = bench.controller.delete_topics(&request, 6);
+    let answers = bench.take(outcome).responses;
+    assert_eq!(answers.len(), 1);
+    let (code, id) = (answers[0].error_code, answers[0].topic_id);
+    assert_eq!((code, id), (42, topic_id));
+    assert!(bench.replica.topic("a").is_some());
+}
+
+#[test]
 fn deletion_may_be_disabled() {
     let mut bench = Bench::with_options(&["delete.topic.enable=false"]);
     bench.create(vec![topic("a", 1, 1)]);
@@ -665,6 +683,30 @@ fn the_old_alter_configs_replaces_everything() {
     assert_eq!(bench.take(outcome).responses[0].error_code, 0);
     let settings = bench.replica.topic_settings("a");
     assert_eq!(settings.keys().collect::<Vec<_>>(), ["flush.ms"]);
+}
+
+#[test]
+fn old_versions_answer_for_each_feature_that_was_updated() {
+    let mut bench = Bench::new();
+    for (feature, results) in [("metadata.version", 1), ("nope", 0)] {
+        let request = UpdateFeaturesRequest {
+            feature_updates: vec![FeatureUpdateKey {
+                feature: feature.into(),
+                max_version_level: 33,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let outcome = bench.controller.update_features(&request, 1);
+        let answer = bench.take(outcome);
+        assert_eq!(answer.results.len(), results);
+        assert!(
+            answer
+                .results
+                .iter()
+                .all(|result| result.error_message == Some("NONE".into()))
+        );
+    }
 }
 
 #[test]

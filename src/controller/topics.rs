@@ -470,6 +470,17 @@ impl Controller {
             if twice && !answered.insert((name.clone(), *id)) {
                 continue;
             }
+            // Asked for by its name as well: that entry answers for both.
+            let by_name =
+                |topic: &TopicImage| wanted.contains(&(Some(topic.name.clone()), Uuid::ZERO));
+            if name.is_none()
+                && self
+                    .image
+                    .topic_by_id(*id)
+                    .is_some_and(|topic| by_name(topic))
+            {
+                continue;
+            }
             let found = match self.config.delete_topics {
                 true => self.find_deletable(name.as_ref(), *id, twice, &wanted),
                 false => Err(deletion_disabled(version)),
@@ -488,13 +499,20 @@ impl Controller {
                 },
                 Err(refusal) => DeletableTopicResult {
                     name: name.clone(),
-                    topic_id: *id,
+                    topic_id: self.supplied_id(name.as_ref(), *id, &wanted),
                     error_code: refusal.code.code(),
                     error_message: refusal.message,
                 },
             });
         }
         self.commit(records, response)
+    }
+
+    /// The id that the request gave a topic in whatever entry.
+    fn supplied_id(&self, name: Option<&Str>, id: Uuid, wanted: &[(Option<Str>, Uuid)]) -> Uuid {
+        name.and_then(|name| self.image.topic(name))
+            .filter(|topic| wanted.contains(&(None, topic.id)))
+            .map_or(id, |topic| topic.id)
     }
 
     fn find_deletable(

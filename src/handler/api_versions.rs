@@ -1,4 +1,5 @@
-//! ApiVersions (key 18, versions 0 to 5). KIP-35, KIP-511 (client software), KIP-584 (features).
+//! ApiVersions (key 18, versions 0 to 5). KIP-35, KIP-511 (client software), KIP-584 (features), KIP-1242 (is it
+//! the broker that the client means).
 
 use std::rc::Rc;
 
@@ -8,7 +9,7 @@ use crate::protocol::messages::ApiVersionsRequest;
 use crate::protocol::messages::api_versions_response::{
     ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
 };
-use crate::protocol::{ErrorCode, Str, api};
+use crate::protocol::{ErrorCode, Request, Str, api};
 
 pub async fn handle(
     context: Rc<Context>,
@@ -24,6 +25,12 @@ pub async fn handle(
         };
     }
     let image = context.shard.image();
+    if let Err(error) = check_identity(&request, &image.cluster_id, context.shard.broker.id().0) {
+        return ApiVersionsResponse {
+            error_code: error.code(),
+            ..Default::default()
+        };
+    }
     let finalized = image.features();
     ApiVersionsResponse {
         api_keys: served(),
@@ -50,11 +57,12 @@ pub async fn handle(
     }
 }
 
-/// The answer to a version that is newer than ours: in version 0, with what we do serve.
+/// The answer to a version that is newer than ours: in version 0, with the versions of this request alone.
 pub fn unsupported() -> ApiVersionsResponse {
+    let of_this = |api: &ApiVersion| api.api_key == ApiVersionsRequest::KEY;
     ApiVersionsResponse {
         error_code: ErrorCode::UnsupportedVersion.code(),
-        api_keys: served(),
+        api_keys: served().into_iter().filter(of_this).collect(),
         ..Default::default()
     }
 }
@@ -68,6 +76,20 @@ fn served() -> Vec<ApiVersion> {
             max_version: range.max,
         })
         .collect()
+}
+
+/// A client that came by an old address learns that someone else lives there. It names both or nothing.
+fn check_identity(
+    request: &ApiVersionsRequest,
+    cluster_id: &str,
+    node_id: i32,
+) -> Result<(), ErrorCode> {
+    match (request.cluster_id.as_deref(), request.node_id) {
+        (None, -1) => Ok(()),
+        (None, _) | (_, -1) => Err(ErrorCode::InvalidRequest),
+        (Some(cluster), node) if cluster == cluster_id && node == node_id => Ok(()),
+        _ => Err(ErrorCode::RebootstrapRequired),
+    }
 }
 
 /// Letters and digits, with dashes and dots inside (KIP-511).
@@ -89,6 +111,24 @@ fn valid(software: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_means_another_broker_is_told_so() {
+        let check = |cluster: Option<&'static str>, node_id| {
+            let request = ApiVersionsRequest {
+                cluster_id: cluster.map(Str::from),
+                node_id,
+                ..Default::default()
+            };
+            check_identity(&request, "c", 1)
+        };
+        assert_eq!(check(None, -1), Ok(()));
+        assert_eq!(check(Some("c"), 1), Ok(()));
+        assert_eq!(check(None, 1), Err(ErrorCode::InvalidRequest));
+        assert_eq!(check(Some("c"), -1), Err(ErrorCode::InvalidRequest));
+        assert_eq!(check(Some("d"), 1), Err(ErrorCode::RebootstrapRequired));
+        assert_eq!(check(Some("c"), 2), Err(ErrorCode::RebootstrapRequired));
+    }
 
     #[test]
     fn software_names_follow_kip_511() {

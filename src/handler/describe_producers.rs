@@ -4,14 +4,15 @@ use std::rc::Rc;
 
 use futures::future::join_all;
 
+use crate::controller::validate_topic_name;
 use crate::handler::{Context, errors};
 use crate::ids::PartitionIndex;
 use crate::partition::Partition;
-use crate::protocol::Str;
 use crate::protocol::messages::DescribeProducersRequest;
 use crate::protocol::messages::describe_producers_response::{
     DescribeProducersResponse, PartitionResponse, ProducerState, TopicResponse,
 };
+use crate::protocol::{ErrorCode, Str};
 
 pub async fn handle(
     context: Rc<Context>,
@@ -43,6 +44,7 @@ async fn one(context: &Context, topic: &Str, index: i32) -> PartitionResponse {
     };
     let index = PartitionIndex(index);
     let active = match context.topic_id(topic, index) {
+        Err(_) if validate_topic_name(topic).is_err() => Err(ErrorCode::InvalidTopicException),
         Err(error) => Err(error),
         Ok(topic_id) => context
             .shard

@@ -8,14 +8,17 @@ use crate::protocol::messages::DescribeQuorumRequest;
 use crate::protocol::messages::describe_quorum_response::{
     DescribeQuorumResponse, Listener, Node, PartitionData, ReplicaState, TopicData,
 };
-use crate::protocol::{ErrorCode, Str};
+use crate::protocol::{ErrorCode, Str, Uuid};
+
+/// The version that tells where the voters are (KIP-853).
+const NODES_SINCE: i16 = 2;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
 
 pub async fn handle(
     context: Rc<Context>,
     request: DescribeQuorumRequest,
-    _version: i16,
+    version: i16,
 ) -> DescribeQuorumResponse {
     let only_metadata = match request.topics.as_slice() {
         [topic] => {
@@ -38,7 +41,8 @@ pub async fn handle(
     let now = clock::wall_ms();
     let leader = ReplicaState {
         replica_id: broker.id().0,
-        replica_directory_id: broker.directory_id,
+        // Voters are named with their directories from kraft.version 1 on.
+        replica_directory_id: Uuid::ZERO,
         log_end_offset: end.0,
         last_fetch_timestamp: now,
         last_caught_up_timestamp: now,
@@ -60,7 +64,10 @@ pub async fn handle(
             topic_name: METADATA_TOPIC.into(),
             partitions: vec![partition],
         }],
-        nodes: nodes(&context),
+        nodes: match version {
+            ..NODES_SINCE => Vec::new(),
+            _ => nodes(&context),
+        },
     }
 }
 

@@ -11,13 +11,15 @@ use futures::future::{Either, join_all, select, select_all};
 
 use crate::handler::fetch_session::{Opened, Wanted};
 use crate::handler::{Context, Header, Malformed, errors, leader_hints};
-use crate::ids::{Offset, PartitionIndex, ShardId};
+use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ShardId};
 use crate::io::clock;
 use crate::net::responses::Frame;
 use crate::partition::waiting::FetchWaiter;
 use crate::partition::{FetchedRecords, PartitionError, ReadBounds};
 use crate::protocol::messages::FetchRequest;
-use crate::protocol::messages::fetch_response::{FetchResponse, PartitionData};
+use crate::protocol::messages::fetch_response::{
+    FetchResponse, FetchableTopicResponse, PartitionData,
+};
 use crate::protocol::{ErrorCode, Records, Uuid};
 use crate::shard::Shard;
 use crate::shard::routes::shard_of;
@@ -52,6 +54,9 @@ pub async fn serve(
 ) -> Result<Option<Frame>, Malformed> {
     let shard = &context.shard;
     let by_id = header.version() >= 13;
+    if !(0..=READ_COMMITTED).contains(&request.isolation_level) {
+        return header.respond(&refuse_all(request, by_id)).map(Some);
+    }
     let now = clock::now();
     let patience = Patience {
         min_bytes: request.min_bytes.max(0) as u64,
@@ -84,8 +89,43 @@ pub async fn serve(
     if failed {
         let (image, version) = (shard.image(), header.version());
         leader_hints::add_to_fetch(&image, &context.listener, version, &mut response);
+        if is_follower(&request) {
+            // It has the addresses from the controller.
+            response.node_endpoints.clear();
+        }
     }
     header.respond(&response).map(Some)
+}
+
+/// A request that makes no sense as a whole: told for each partition too where versions name topics.
+fn refuse_all(request: FetchRequest, by_id: bool) -> FetchResponse {
+    let error_code = ErrorCode::InvalidRequest.code();
+    let topics = request.topics.into_iter().filter(|_| !by_id);
+    let responses = topics.map(|topic| FetchableTopicResponse {
+        topic: topic.topic,
+        partitions: topic
+            .partitions
+            .into_iter()
+            .map(|partition| PartitionData {
+                partition_index: partition.partition,
+                error_code,
+                high_watermark: -1,
+                records: Some(Records::EMPTY),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    });
+    FetchResponse {
+        error_code,
+        responses: responses.collect(),
+        ..Default::default()
+    }
+}
+
+/// Before version 15 the replica's id was a field of its own (KIP-903).
+fn is_follower(request: &FetchRequest) -> bool {
+    request.replica_id.max(request.replica_state.replica_id) >= 0
 }
 
 fn max_bytes(shard: &Shard, request: &FetchRequest) -> usize {
@@ -115,11 +155,11 @@ fn plan(
                 .ok_or(ErrorCode::UnknownTopicOrPartition)
         };
         let index = PartitionIndex(wanted.index);
-        let known = topic.and_then(|topic| {
-            topic
-                .partition(index)
-                .map(|_| topic.id)
-                .ok_or(ErrorCode::UnknownTopicOrPartition)
+        let known = topic.and_then(|topic| match topic.partition(index) {
+            None => Err(ErrorCode::UnknownTopicOrPartition),
+            // No partition has a follower as yet.
+            Some(_) if is_follower(request) => Err(ErrorCode::NotLeaderOrFollower),
+            Some(_) => Ok(topic.id),
         });
         match known {
             Ok(topic_id) => reads.push(Read {
@@ -132,6 +172,7 @@ fn plan(
                     max_bytes: (wanted.max_bytes.max(0) as usize).min(max_bytes),
                     at_least_one: true,
                     read_committed: request.isolation_level == READ_COMMITTED,
+                    last_fetched_epoch: LeaderEpoch(wanted.last_fetched_epoch),
                 },
             }),
             Err(error) => unknown.push((place, error)),
@@ -174,7 +215,10 @@ async fn read_until_enough(
             .map(|fetched| fetched.records.len())
             .sum();
         let missing = patience.min_bytes.saturating_sub(bytes as u64);
-        let failed = answers.iter().any(|(_, answer)| answer.is_err());
+        let failed = answers.iter().any(|(_, answer)| match answer {
+            Ok(fetched) => fetched.diverging.is_some(),
+            Err(_) => true,
+        });
         let left = patience.deadline.saturating_duration_since(clock::now());
         if missing == 0 || failed || reads.is_empty() || left.is_zero() || shard.stopping() {
             return answers;
@@ -282,6 +326,9 @@ fn partition_data(
         .collect();
     for (place, error) in unknown {
         partitions[place].error_code = error.code();
+        if error == ErrorCode::NotLeaderOrFollower {
+            partitions[place].aborted_transactions = None;
+        }
     }
     for (place, answer) in answers {
         let partition = &mut partitions[place];
@@ -293,8 +340,15 @@ fn partition_data(
                 partition.records = Some(fetched.records);
                 partition.aborted_transactions =
                     (request.isolation_level == READ_COMMITTED).then(Vec::new);
+                if let Some((epoch, end)) = fetched.diverging {
+                    partition.diverging_epoch.epoch = epoch.0;
+                    partition.diverging_epoch.end_offset = end.0;
+                }
             }
-            Err(error) => partition.error_code = errors::of_partition(&error).code(),
+            Err(error) => {
+                partition.error_code = errors::of_partition(&error).code();
+                partition.aborted_transactions = None;
+            }
         }
     }
     partitions
@@ -340,6 +394,7 @@ mod tests {
                 index: 0,
                 fetch_offset: 0,
                 leader_epoch: -1,
+                last_fetched_epoch: -1,
                 max_bytes: partition_max,
             })
             .collect();

@@ -31,6 +31,7 @@ pub struct Wanted {
     pub index: i32,
     pub fetch_offset: i64,
     pub leader_epoch: i32,
+    pub last_fetched_epoch: i32,
     pub max_bytes: i32,
 }
 
@@ -282,6 +283,7 @@ fn wanted(request: &FetchRequest) -> Vec<Wanted> {
                 index: partition.partition,
                 fetch_offset: partition.fetch_offset,
                 leader_epoch: partition.current_leader_epoch,
+                last_fetched_epoch: partition.last_fetched_epoch,
                 max_bytes: partition.partition_max_bytes,
             })
         })

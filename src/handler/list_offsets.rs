@@ -1,6 +1,6 @@
 //! ListOffsets (key 2, versions 1 to 11). KIP-79 (by timestamp), KIP-734 (largest timestamp), KIP-405 (tiers, of which there is one).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use futures::future::join_all;
@@ -26,31 +26,42 @@ pub async fn handle(
     version: i16,
 ) -> ListOffsetsResponse {
     let mut seen = HashSet::new();
-    let mut twice = HashSet::new();
+    // What is asked for twice is answered once, with an error.
+    let mut twice = HashMap::new();
     for topic in &request.topics {
         for partition in &topic.partitions {
             if !seen.insert((&topic.name, partition.partition_index)) {
-                twice.insert((&topic.name, partition.partition_index));
+                twice.insert((&topic.name, partition.partition_index), false);
             }
         }
     }
-    let committed = request.isolation_level == READ_COMMITTED;
     let topics = request.topics.iter().map(|topic| {
-        let partitions = topic.partitions.iter().map(|partition| {
-            let repeated = twice.contains(&(&topic.name, partition.partition_index));
-            one(
+        let partitions = topic.partitions.iter().filter_map(|partition| {
+            let repeated = twice.get_mut(&(&topic.name, partition.partition_index));
+            let refusal = match repeated {
+                Some(true) => return None,
+                Some(answered) => {
+                    *answered = true;
+                    Some(ErrorCode::InvalidRequest)
+                }
+                None => (!(0..=READ_COMMITTED).contains(&request.isolation_level))
+                    .then_some(ErrorCode::InvalidRequest),
+            };
+            let committed = request.isolation_level == READ_COMMITTED;
+            Some(one(
                 &context,
                 &topic.name,
                 partition,
                 committed,
                 version,
-                repeated,
-            )
+                refusal,
+            ))
         });
-        async {
+        let partitions = join_all(partitions);
+        async move {
             ListOffsetsTopicResponse {
                 name: topic.name.clone(),
-                partitions: join_all(partitions).await,
+                partitions: partitions.await,
             }
         }
     });
@@ -66,16 +77,15 @@ async fn one(
     partition: &ListOffsetsPartition,
     committed: bool,
     version: i16,
-    repeated: bool,
+    refusal: Option<ErrorCode>,
 ) -> ListOffsetsPartitionResponse {
     let mut response = ListOffsetsPartitionResponse {
         partition_index: partition.partition_index,
         ..Default::default()
     };
-    let found = if repeated {
-        Err(ErrorCode::InvalidRequest)
-    } else {
-        lookup(context, topic, partition, committed, version).await
+    let found = match refusal {
+        Some(error) => Err(error),
+        None => lookup(context, topic, partition, committed, version).await,
     };
     match found {
         Ok(Some(found)) => {

@@ -1,5 +1,6 @@
 //! Metadata (key 3, versions 0 to 13). KIP-4 (auto-creation), KIP-430 (authorized operations), KIP-516 (topic ids).
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use crate::controller::{
@@ -47,6 +48,8 @@ pub async fn handle(
         .await;
     }
     let image = context.shard.image();
+    // A topic that is asked for twice is described once.
+    let mut described = HashSet::new();
     let mut topics: Vec<MetadataResponseTopic> = if everything {
         image
             .topics()
@@ -56,6 +59,7 @@ pub async fn handle(
         wanted
             .iter()
             .map(|wanted| one(&context, &image, wanted))
+            .filter(|topic| described.insert((topic.name.clone(), topic.topic_id)))
             .collect()
     };
     if request.include_topic_authorized_operations {

@@ -59,7 +59,7 @@ async fn one(context: &Context, topic: &Str, wanted: &OffsetForLeaderPartition) 
             index,
             move |partition: Rc<Partition>| async move {
                 partition.check_epoch(current)?;
-                Ok(partition.log().end_offset_for(asked))
+                Ok(partition.end_offset_for(asked))
             },
         )
         .await;

@@ -11,13 +11,13 @@ use futures::FutureExt;
 use futures::future::{self, Either, join_all};
 
 use crate::handler::{Context, Header, Malformed, Response, errors, leader_hints};
-use crate::ids::{PartitionIndex, ShardId};
+use crate::ids::{Offset, PartitionIndex, ShardId};
 use crate::io::clock;
 use crate::log::LogError;
 use crate::net::responses::Frame;
 use crate::partition::validate::{self, CompressedRecords, RecordError, validate};
 use crate::partition::{Acks, PartitionError};
-use crate::protocol::batch::Batch;
+use crate::protocol::batch::{Batch, BatchHeader};
 use crate::protocol::messages::ProduceRequest;
 use crate::protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
@@ -34,7 +34,8 @@ struct Append {
     place: Place,
     topic_id: Uuid,
     index: PartitionIndex,
-    batch: Batch,
+    /// What to append; of a refused batch, the answer that wants only the log's start offset.
+    batch: Result<Batch, Rejection>,
 }
 
 /// Orders the request's batches, and answers when they are acknowledged.
@@ -45,6 +46,9 @@ pub fn begin(context: &Rc<Context>, header: Header, request: ProduceRequest) -> 
         -1 => Acks::All,
         _ => return refuse_all(header, request, ErrorCode::InvalidRequiredAcks),
     };
+    if let Some(error) = refused_transaction(&request) {
+        return refuse_all(header, request, error);
+    }
     let shard = &context.shard;
     let now = clock::wall_ms();
     let mut response = outline(&request);
@@ -69,15 +73,16 @@ pub fn begin(context: &Rc<Context>, header: Header, request: ProduceRequest) -> 
                 }
                 let records = partition.records.unwrap_or_default().to_bytes();
                 let config = shard.topic_config(topic.id);
-                let valid = validate(
-                    &records,
-                    header.version(),
-                    &config,
-                    CompressedRecords::Trust,
-                    now,
-                )?;
-                let batch = Batch::parse(&valid.batch).expect("a valid batch has a valid header");
-                Ok((topic.id, batch))
+                let trust = CompressedRecords::Trust;
+                match validate(&records, header.version(), &config, trust, now) {
+                    Ok(valid) => {
+                        let batch = Batch::parse(&valid.batch);
+                        let batch = batch.expect("a valid batch has a valid header");
+                        Ok((topic.id, Ok(batch)))
+                    }
+                    Err(refused) if refused.tells_log_start => Ok((topic.id, Err(refused.into()))),
+                    Err(refused) => Err(refused.into()),
+                }
             });
             match checked {
                 Ok((topic_id, batch)) => appends
@@ -115,9 +120,13 @@ fn append_all(
     let mut waiting = Vec::with_capacity(appends.len());
     for append in appends {
         let index = append.index.0;
-        let produced = shard
-            .partition(append.topic_id, append.index)
-            .and_then(|partition| partition.produce(&append.batch, acks, now));
+        let produced = match shard.partition(append.topic_id, append.index) {
+            Err(error) => Err(error.into()),
+            Ok(partition) => append
+                .batch
+                .and_then(|batch| Ok(partition.produce(&batch, acks, now)?))
+                .map_err(|refused| refused.with_log_start(partition.log().start_offset())),
+        };
         waiting.push((append.place, index, produced));
     }
     async move {
@@ -141,7 +150,7 @@ fn append_all(
                         Rejection::from(PartitionError::from(error)).write(&mut answer);
                     }
                 }
-                Err(error) => Rejection::from(error).write(&mut answer),
+                Err(rejection) => rejection.write(&mut answer),
             }
             answers.push((place, answer));
         }
@@ -230,6 +239,22 @@ fn slot(response: &mut ProduceResponse, place: Place) -> &mut PartitionProduceRe
     &mut response.responses[place.0].partition_responses[place.1]
 }
 
+/// Transactional batches need a transactional id, and a transaction, which nobody can begin here as yet (KIP-98).
+fn refused_transaction(request: &ProduceRequest) -> Option<ErrorCode> {
+    let partitions = request
+        .topic_data
+        .iter()
+        .flat_map(|topic| &topic.partition_data);
+    let mut records = partitions.filter_map(|partition| partition.records.as_ref());
+    let transactional = records.any(|records| {
+        BatchHeader::peek(&records.to_bytes()).is_some_and(BatchHeader::is_transactional)
+    });
+    transactional.then_some(match request.transactional_id {
+        None => ErrorCode::TransactionalIdAuthorizationFailed,
+        Some(_) => ErrorCode::InvalidTxnState,
+    })
+}
+
 fn refuse_all(header: Header, request: ProduceRequest, error: ErrorCode) -> Response {
     let mut response = outline(&request);
     for topic in &mut response.responses {
@@ -245,6 +270,9 @@ struct Rejection {
     error: ErrorCode,
     message: Option<String>,
     records: Vec<RecordError>,
+    /// Kafka tells where the log starts along with what it found in the batch itself.
+    tells_log_start: bool,
+    log_start: Offset,
 }
 
 impl From<ErrorCode> for Rejection {
@@ -253,16 +281,19 @@ impl From<ErrorCode> for Rejection {
             error,
             message: None,
             records: Vec::new(),
+            tells_log_start: false,
+            log_start: Offset(-1),
         }
     }
 }
 
 impl From<PartitionError> for Rejection {
     fn from(error: PartitionError) -> Rejection {
+        let of_producer = matches!(error, PartitionError::Producer(_));
         Rejection {
-            error: errors::of_partition(&error),
-            message: Some(error.to_string()),
-            records: Vec::new(),
+            message: (!of_producer).then(|| error.to_string()),
+            tells_log_start: of_producer,
+            ..errors::of_partition(&error).into()
         }
     }
 }
@@ -270,17 +301,26 @@ impl From<PartitionError> for Rejection {
 impl From<validate::Rejection> for Rejection {
     fn from(rejection: validate::Rejection) -> Rejection {
         Rejection {
-            error: rejection.error,
             message: rejection.message,
             records: rejection.record_errors,
+            tells_log_start: rejection.tells_log_start,
+            ..rejection.error.into()
         }
     }
 }
 
 impl Rejection {
+    fn with_log_start(mut self, start: Offset) -> Rejection {
+        if self.tells_log_start {
+            self.log_start = start;
+        }
+        self
+    }
+
     fn write(self, answer: &mut PartitionProduceResponse) {
         answer.error_code = self.error.code();
         answer.base_offset = -1;
+        answer.log_start_offset = self.log_start.0;
         answer.error_message = self.message.map(Str::from);
         answer.record_errors = self
             .records

@@ -101,7 +101,8 @@ impl EpochCache {
         requested: LeaderEpoch,
         log_end_offset: Offset,
     ) -> Option<(LeaderEpoch, Offset)> {
-        if requested.0 < 0 {
+        // Kafka has no name for an epoch below -1 either, and yet finds the start of the log for it.
+        if requested.0 == -1 {
             return None;
         }
         let latest = self.entries.last()?;
@@ -250,6 +251,7 @@ mod tests {
         assert_eq!(end(&epochs, 1, 300), Some((1, 5)), "older than the log");
         assert_eq!(end(&epochs, 7, 300), None, "newer than any");
         assert_eq!(end(&epochs, -1, 300), None);
+        assert_eq!(end(&epochs, -2, 300), Some((-2, 5)), "as Kafka");
         assert_eq!(end(&EpochCache::new(), 0, 300), None);
     }
 

@@ -86,6 +86,8 @@ pub struct FetchedRecords {
     pub records: Records,
     /// Hand it to [`Partition::watch`], so that what became readable since is not missed.
     pub seen: u64,
+    /// The reader's log parts from this one after the end of this epoch: it gets no records (KIP-595).
+    pub diverging: Option<(LeaderEpoch, Offset)>,
 }
 
 /// What ListOffsets asks for.
@@ -118,6 +120,8 @@ pub struct ReadBounds {
     /// The first batch is returned whole even if it is larger than `max_bytes` (KIP-74).
     pub at_least_one: bool,
     pub read_committed: bool,
+    /// The epoch of the record before `offset` as the reader has it; -1 if it does not say.
+    pub last_fetched_epoch: LeaderEpoch,
 }
 
 impl Partition {
@@ -221,9 +225,10 @@ impl Partition {
                 (appended.base_offset, end, header.max_timestamp())
             }
         };
-        let log_append_time_ms = match header.timestamp_type() {
-            TimestampType::LogAppendTime => timestamp,
-            TimestampType::CreateTime => -1,
+        let log_append_time_ms = match (repeated, header.timestamp_type()) {
+            // As Kafka tells it, whatever the type.
+            (Verdict::Duplicate { .. }, _) | (_, TimestampType::LogAppendTime) => timestamp,
+            (Verdict::Append, TimestampType::CreateTime) => -1,
         };
         Ok(Produced {
             base_offset,
@@ -247,7 +252,9 @@ impl Partition {
     pub async fn fetch(&self, bounds: ReadBounds) -> Result<FetchedRecords, PartitionError> {
         let seen = self.readable_bytes.get();
         let marks = self.marks();
-        if bounds.offset < marks.log_start || bounds.offset > marks.log_end {
+        let diverging = self.divergence(bounds.last_fetched_epoch, bounds.offset)?;
+        let in_log = marks.log_start <= bounds.offset && bounds.offset <= marks.log_end;
+        if !in_log && diverging.is_none() {
             return Err(PartitionError::OffsetOutOfRange(bounds.offset));
         }
         let upto = if bounds.read_committed {
@@ -256,7 +263,7 @@ impl Partition {
             marks.high_watermark
         };
         let mut records = Records::default();
-        if bounds.offset < upto {
+        if bounds.offset < upto && diverging.is_none() {
             records = self
                 .log
                 .read(bounds.offset, upto, bounds.max_bytes, bounds.at_least_one)
@@ -266,6 +273,7 @@ impl Partition {
             marks,
             records,
             seen,
+            diverging,
         })
     }
 
@@ -290,9 +298,10 @@ impl Partition {
             Lookup::Nothing => return Ok(None),
             Lookup::Earliest => {
                 let epoch = self.log.epoch_for_offset(marks.log_start);
-                return Ok(Some(plain(marks.log_start, epoch)));
+                let epoch = epoch.unwrap_or(self.leader_epoch.get());
+                return Ok(Some(plain(marks.log_start, Some(epoch))));
             }
-            Lookup::Latest => return Ok(Some(plain(upto, self.log.latest_epoch()))),
+            Lookup::Latest => return Ok(Some(plain(upto, Some(self.leader_epoch.get())))),
             Lookup::MaxTimestamp => self.log.max_timestamp().await?,
             Lookup::Timestamp(timestamp) => self.log.offset_for_timestamp(timestamp).await?,
         };
@@ -303,6 +312,35 @@ impl Partition {
                 offset: record.offset,
                 leader_epoch: Some(record.leader_epoch),
             }))
+    }
+
+    /// The largest epoch at or below `requested`, and the offset behind its last record (KIP-101). The leader's own
+    /// epoch is known before it has a record.
+    pub fn end_offset_for(&self, requested: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let (current, end) = (self.leader_epoch.get(), self.log.end_offset());
+        if requested > current || requested.0 == -1 {
+            return None;
+        }
+        if requested == current {
+            return Some((current, end));
+        }
+        let found = self.log.end_offset_for(requested);
+        Some(found.unwrap_or((self.log.latest_epoch().unwrap_or(requested), end)))
+    }
+
+    /// Where a reader whose last record before `offset` is of `epoch` must cut its log, if it must (KIP-595).
+    fn divergence(
+        &self,
+        epoch: LeaderEpoch,
+        offset: Offset,
+    ) -> Result<Option<(LeaderEpoch, Offset)>, PartitionError> {
+        if epoch.0 == -1 {
+            return Ok(None);
+        }
+        let (found, end) = self
+            .end_offset_for(epoch)
+            .ok_or(PartitionError::OffsetOutOfRange(offset))?;
+        Ok((found < epoch || end < offset).then_some((found, end)))
     }
 
     /// Wakes `waiter` by the bytes that become readable, counting from when a fetch had `seen` so many.

@@ -155,6 +155,12 @@ fn only_batch(records: &Bytes, version: i16) -> Result<Bytes, Rejection> {
             Reason::ZstdTooEarly(version),
         ));
     }
+    // Kafka, looking for zstd in these versions, meets an unknown codec before it looks into the batch.
+    let codec = BatchHeader::peek(&batch).map_or(0, BatchHeader::codec_id);
+    if version < ZSTD_SINCE && Codec::from_id(codec).is_none() {
+        let reason = BatchError::BadCodec(codec);
+        return Err(refuse_early(ErrorCode::UnknownServerError, reason.into()));
+    }
     if next_batch_size(&records[size..])?.is_some() {
         return Err(refuse_early(
             ErrorCode::InvalidRecord,

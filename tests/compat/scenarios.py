@@ -5,11 +5,14 @@ prepares without recording. Topic names carry the version, so that each version 
 """
 
 import struct
+import time
 
 import wire
 from wire import batch
 
-SETTINGS = {"num.partitions": "2", "message.max.bytes": "100000", "log.retention.check.interval.ms": "600000000"}
+SETTINGS = {"node.id": "0", "offsets.topic.replication.factor": "1", "offsets.topic.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1", "share.coordinator.state.topic.min.isr": "1", "num.partitions": "2", "message.max.bytes": "100000", "log.retention.check.interval.ms": "600000000"}
 
 # The APIs of one broker without groups, transactions and security, and the versions Apache Kafka 4.4 serves.
 VERSIONS = {
@@ -21,7 +24,8 @@ VERSIONS = {
 }
 
 TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
-TIME = 1_700_000_000_000
+# An hour ago: older producers and records would expire while the test runs.
+TIME = int(time.time()) * 1000 - 3_600_000
 
 
 def versions(api: str) -> range:
@@ -29,12 +33,14 @@ def versions(api: str) -> range:
     return range(low, high + 1)
 
 
-def play(run):
+def play(run, only: list[str]):
+    """All scenarios, or the named ones. One that stops half way is recorded as such, and the next one goes on."""
     for scenario in (api_versions, frames, create_topics, metadata, describe_topic_partitions, describe_cluster, produce_good, produce_bad,
                      produce_settings, idempotence, fetch, fetch_sessions, list_offsets, offset_for_leader_epoch, describe_producers,
                      delete_records, create_partitions, describe_configs, alter_configs, alter_broker_configs, list_config_resources,
                      describe_log_dirs, describe_quorum, update_features, delete_topics):
-        scenario(run)
+        if not only or scenario.__name__ in only:
+            run.play(scenario)
 
 
 def create(run, name: str, partitions: int = 1, **configs):
@@ -54,7 +60,9 @@ def api_versions(run):
     for label, name, version in (("empty name", "", "1"), ("bad name", "a b", "1"), ("bad version", "a", "-")):
         run.each(label, "ApiVersions", {"ClientSoftwareName": name, "ClientSoftwareVersion": version}, range(3, 6))
     run.ask("other cluster", "ApiVersions", 5, named | {"ClusterId": "AAAAAAAAAAAAAAAAAAAAAA", "NodeId": 0})
-    run.ask("other node", "ApiVersions", 5, named | {"ClusterId": None, "NodeId": 7})
+    for label, cluster, node in (("other node", run.cluster_id(), 7), ("this node", run.cluster_id(), 0), ("a node without its cluster", None, 7),
+                                 ("this node without its cluster", None, 0), ("a cluster without its node", run.cluster_id(), -1)):
+        run.ask(label, "ApiVersions", 5, named | {"ClusterId": cluster, "NodeId": node})
     for version in (6, 99, 32767):
         frame = struct.pack(">hhih", 18, version, 5, -1) + b"\0"
         run.raw("a version that is too new is answered in version 0", frame, key=18, version=0)
@@ -224,7 +232,7 @@ def produce_good(run):
         ask("a null and an empty value", batch([(b"k", None, ()), (None, b"", ())], timestamp=TIME))
         fetch_all(run, f"v{version}", topic)
         run.connection.send(wire.API_KEYS["Produce"], version, produce_body(run, version, topic, batch([b"quiet"], timestamp=TIME), acks=0))
-        run.ready(topic)  # Requests of a connection are served in order: the unanswered one is done.
+        run.ends_at(topic, 8)
         fetch_all(run, f"acks 0 v{version}", topic)
         known = run.topic_id(topic)
         key = "TopicId" if version >= 13 else "Name"
@@ -238,7 +246,9 @@ def produce_bad(run):
     for version in versions("Produce"):
         topic = f"pb-{version}"
         create(run, topic)
+        create(run, f"opaque-{version}")
         ask = lambda label, records, **options: run.ask(label, "Produce", version, produce_body(run, version, topic, records, **options))
+        opaque = lambda label, records: run.ask(label, "Produce", version, produce_body(run, version, f"opaque-{version}", records))
         good = batch([b"good", b"better"], timestamp=TIME)
         for acks in (2, -2, 100):
             ask(f"acks {acks}", good, acks=acks)
@@ -276,8 +286,11 @@ def produce_bad(run):
         ask("codec 5", batch([b"x"], attributes=5, timestamp=TIME))
         ask("codec 7", batch([b"x"], attributes=7, timestamp=TIME))
         ask("unused attributes", batch([b"x"], attributes=0x4000, timestamp=TIME))
-        ask("claims zstd", batch([b"x"], attributes=4, timestamp=TIME))
-        ask("gzip of nonsense", batch([b"x"], attributes=1, timestamp=TIME))
+        ask("a transactional batch of no transaction", batch(
+            [b"x"], attributes=0x10, timestamp=TIME, producer_id=7777, producer_epoch=0, sequence=0), transactional="nobody")
+        opaque("nonsense that claims zstd", batch([b"x"], attributes=4, timestamp=TIME))
+        opaque("nonsense that claims gzip", batch([b"x"], attributes=1, timestamp=TIME))
+        run.quietly("DeleteTopics", 5, {"TopicNames": [f"opaque-{version}"], "TimeoutMs": 10000})
         ask("log append time in the request", batch([b"x"], attributes=8, timestamp=TIME))
         ask("delete horizon in the request", batch([b"x"], attributes=0x40, timestamp=TIME))
         ask("too large", batch([b"x" * 100_000], timestamp=TIME))
@@ -321,7 +334,16 @@ def produce_settings(run):
     run.ask("gzip of nonsense, to be decompressed", "Produce", 9, produce_body(run, 9, "ps-bomb", batch([b"x"], attributes=1, timestamp=TIME)))
 
 
+def producer_ids_ready(run):
+    """Returns when the broker has producer ids to give away: Apache Kafka asks its controller for a block first."""
+    for _ in range(20_000):
+        if run.quietly("InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000})["ErrorCode"] == 0:
+            return
+    raise AssertionError("no producer ids")
+
+
 def idempotence(run):
+    producer_ids_ready(run)
     run.each("a producer", "InitProducerId", {"TransactionalId": None, "TransactionTimeoutMs": 60000})
     run.each("any timeout", "InitProducerId", {"TransactionalId": None, "TransactionTimeoutMs": 0})
     run.each("a producer id without a transaction", "InitProducerId", {
@@ -497,7 +519,7 @@ def list_offsets(run):
 
 
 def offset_for_leader_epoch(run):
-    create(run, "oe")
+    create(run, "oe", 2)
     run.quietly("Produce", 9, produce_body(run, 9, "oe", batch([b"a", b"b"], timestamp=TIME)))
 
     def each(label, epoch, partition=0, topic="oe", current=-1, **fields):
@@ -506,6 +528,8 @@ def offset_for_leader_epoch(run):
 
     for epoch in (0, 1, 5, -1, -2):
         each(f"epoch {epoch}", epoch)
+    for epoch in (0, 1, -1, -2):
+        each(f"epoch {epoch} of an empty partition", epoch, partition=1)
     for current in (0, 3):
         each(f"current leader epoch {current}", 0, current=current)
     each("unknown partition", 0, partition=9)
@@ -516,6 +540,7 @@ def offset_for_leader_epoch(run):
 
 
 def describe_producers(run):
+    producer_ids_ready(run)
     create(run, "dp", 2)
     producer = run.quietly("InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000})["ProducerId"]
     run.quietly("Produce", 9, produce_body(run, 9, "dp", batch([b"a", b"b"], producer_id=producer, producer_epoch=0, sequence=0)))
@@ -628,7 +653,8 @@ SET, DELETE, APPEND, SUBTRACT = range(4)
 
 
 def alter_configs(run):
-    def seen(label, topic):
+    def seen(label, topic, key, value):
+        settle(run, key, value, TOPIC, topic)
         run.ask(f"then is: {label}", "DescribeConfigs", 4, describe(TOPIC, topic, IncludeSynonyms=True))
 
     for version in versions("IncrementalAlterConfigs"):
@@ -641,15 +667,16 @@ def alter_configs(run):
                 "Configs": [{"Name": key, "ConfigOperation": operation, "Value": value} for key, operation, value in changes]}]})
 
         ask("validate only", ("retention.ms", SET, "99"), only=True)
-        seen(f"validate only v{version}", topic)
+        seen(f"validate only v{version}", topic, "retention.ms", "5000")
         ask("sets two", ("retention.ms", SET, "7777"), ("max.message.bytes", SET, "50000"))
-        seen(f"sets two v{version}", topic)
+        seen(f"sets two v{version}", topic, "max.message.bytes", "50000")
         ask("deletes one", ("retention.ms", DELETE, None))
         ask("deletes what is not set", ("segment.bytes", DELETE, None))
         ask("appends to a list", ("follower.replication.throttled.replicas", APPEND, "0:0"))
         ask("appends the same", ("follower.replication.throttled.replicas", APPEND, "0:0"))
+        settle(run, "follower.replication.throttled.replicas", "0:0", TOPIC, topic)
         ask("subtracts", ("follower.replication.throttled.replicas", SUBTRACT, "0:0"))
-        seen(f"lists v{version}", topic)
+        seen(f"lists v{version}", topic, "follower.replication.throttled.replicas", "")
         ask("appends to a number", ("retention.ms", APPEND, "1"))
         ask("a bad value", ("retention.ms", SET, "x"))
         ask("sets null", ("retention.ms", SET, None))
@@ -666,7 +693,7 @@ def alter_configs(run):
         ask("unknown type", ("retention.ms", SET, "1"), kind=99)
         ask("type 0", ("retention.ms", SET, "1"), kind=0)
         ask("a bad combination", ("min.insync.replicas", SET, "0"))
-        seen(f"at last v{version}", topic)
+        seen(f"at last v{version}", topic, "min.insync.replicas", "1")
         run.ask("the same topic twice", "IncrementalAlterConfigs", version, {"Resources": [
             {"ResourceType": TOPIC, "ResourceName": topic, "Configs": [{"Name": "retention.ms", "ConfigOperation": 0, "Value": "5"}]}] * 2})
     for version in versions("AlterConfigs"):
@@ -679,9 +706,9 @@ def alter_configs(run):
 
         ask("validate only", ("segment.bytes", "2000000"), only=True)
         ask("replaces all", ("segment.bytes", "2000000"))
-        seen(f"replaces all AlterConfigs v{version}", topic)
+        seen(f"replaces all AlterConfigs v{version}", topic, "segment.bytes", "2000000")
         ask("clears")
-        seen(f"clears AlterConfigs v{version}", topic)
+        seen(f"clears AlterConfigs v{version}", topic, "segment.bytes", "1073741824")
         ask("a bad value", ("segment.bytes", "x"))
         ask("a null", ("segment.bytes", None))
         ask("an unknown setting", ("nonsense", "1"))
@@ -730,10 +757,10 @@ def alter_broker_configs(run):
         ask("a broker that is no number", ("message.max.bytes", SET, "1000"), name="x")
 
 
-def settle(run, key: str, value: str):
-    """Returns when the broker's own setting has the value: Kafka applies it a moment after it has answered."""
+def settle(run, key: str, value: str, kind: int = BROKER, name: str = "0"):
+    """Returns when the setting has the value: Kafka applies it a moment after it has answered."""
     for _ in range(20_000):
-        answer = run.quietly("DescribeConfigs", 4, describe(BROKER, "0", [key]))
+        answer = run.quietly("DescribeConfigs", 4, describe(kind, name, [key]))
         if answer["Results"][0]["Configs"][0]["Value"] == value:
             return
     raise AssertionError(f"{run.server.kind}: {key} does not become {value}: {answer}")

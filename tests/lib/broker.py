@@ -56,6 +56,7 @@ class Broker:
         self.port = port or free_port()
         self.controller_port = free_port() if kind == "kafka" else None
         self.bootstrap = f"127.0.0.1:{self.port}"
+        self.controller = f"127.0.0.1:{self.controller_port}"
         self.log_path = self.directory / "broker.log"
         self.process: subprocess.Popen | None = None
         self.reader: threading.Thread | None = None
