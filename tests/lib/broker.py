@@ -19,6 +19,7 @@ import threading
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPS = ROOT / "tests" / ".deps"
 JARS = DEPS / "java" / "jars"
+TOOL_JARS = DEPS / "java" / "tools"
 JAVA_CONFIG = ROOT / "tests" / "compat" / "java" / "log4j2.properties"
 COATI = pathlib.Path(os.environ.get("COATI_BIN", ROOT / "target" / "release" / "coati"))
 START_LINE = "Kafka Server started"
@@ -32,11 +33,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def java_command(main_class: str, *arguments: str, level: str = "WARN", heap: str = "-Xmx256m") -> list[str]:
+def tool_command(main_class: str, *arguments: str) -> list[str]:
+    """The command line of one of Apache Kafka's tools."""
+    return java_command(main_class, *arguments, jars=TOOL_JARS)
+
+
+def java_command(main_class: str, *arguments: str, level: str = "WARN", heap: str = "-Xmx256m",
+                 jars: pathlib.Path = JARS) -> list[str]:
     """The command line of one of Apache Kafka's main classes."""
     return [
         "java", heap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dlog.level={level}",
-        f"-Dlog4j2.configurationFile={JAVA_CONFIG}", "-cp", f"{DEPS / 'java' / 'classes'}:{JARS}/*",
+        f"-Dlog4j2.configurationFile={JAVA_CONFIG}", "-cp", f"{DEPS / 'java' / 'classes'}:{jars}/*",
         main_class, *arguments,
     ]
 

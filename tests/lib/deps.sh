@@ -44,15 +44,25 @@ built() {
     cat "$@" | sha256sum >"$stamp"
 }
 
-# Apache Kafka's broker, clients and tools as jars, and our Java client compiled against them.
+# Apache Kafka's broker and clients as jars, and our Java client compiled against them.
 deps_java() {
     local source=tests/compat/java
     need_program javac default-jdk-headless && need_program mvn maven || return 1
     changed java $source/pom.xml $source/Client.java || return 0
+    rm -rf "$DEPS/java/jars" # What another version has left would be on the class path too.
     mvn -q -B -f $source/pom.xml dependency:copy-dependencies "-DoutputDirectory=$DEPS/java/jars" &&
         mkdir -p "$DEPS/java/classes" &&
         javac -cp "$DEPS/java/jars/*" -d "$DEPS/java/classes" $source/Client.java &&
         built java $source/pom.xml $source/Client.java
+}
+
+# Apache Kafka's command-line tools.
+deps_java_tools() {
+    local source=tests/compat/java/tools/pom.xml
+    need_program java default-jdk-headless && need_program mvn maven || return 1
+    changed java-tools $source || return 0
+    rm -rf "$DEPS/java/tools"
+    mvn -q -B -f $source dependency:copy-dependencies "-DoutputDirectory=$DEPS/java/tools" && built java-tools $source
 }
 
 deps_python() {
