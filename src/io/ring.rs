@@ -24,11 +24,12 @@ thread_local! {
     static RING: RefCell<Option<Rc<Ring>>> = const { RefCell::new(None) };
 }
 
-/// Sets up this thread's ring and the two tasks that drive it. Call once on each glommio executor,
+/// Sets up this thread's ring and the tasks that drive it. Call once on each glommio executor,
 /// before any [`crate::io::Disk`] is used there.
 pub fn init_thread() -> io::Result<()> {
     let ring = Rc::new(Ring::new()?);
     RING.set(Some(ring.clone()));
+    super::heartbeat::begin();
     let events = glommio::io::PollableFd::new(ring.events.clone())
         .map_err(|error| io::Error::other(error.to_string()))?;
     glommio::spawn_local(reap_when_woken(ring.clone(), events)).detach();
