@@ -18,7 +18,7 @@ use crate::partition::waiting::FetchWaiter;
 use crate::partition::{FetchedRecords, PartitionError, ReadBounds};
 use crate::protocol::messages::FetchRequest;
 use crate::protocol::messages::fetch_response::{
-    FetchResponse, FetchableTopicResponse, PartitionData,
+    AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use crate::protocol::{ErrorCode, Records, Uuid};
 use crate::shard::Shard;
@@ -338,8 +338,12 @@ fn partition_data(
                 partition.last_stable_offset = fetched.marks.last_stable.0;
                 partition.log_start_offset = fetched.marks.log_start.0;
                 partition.records = Some(fetched.records);
+                let aborted = fetched.aborted.iter().map(|aborted| AbortedTransaction {
+                    producer_id: aborted.producer_id.0,
+                    first_offset: aborted.first_offset.0,
+                });
                 partition.aborted_transactions =
-                    (request.isolation_level == READ_COMMITTED).then(Vec::new);
+                    (request.isolation_level == READ_COMMITTED).then(|| aborted.collect());
                 if let Some((epoch, end)) = fetched.diverging {
                     partition.diverging_epoch.epoch = epoch.0;
                     partition.diverging_epoch.end_offset = end.0;

@@ -3,6 +3,7 @@
 //! sync takes the log offline; nothing is tried twice.
 
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use super::settings::Durability;
 use super::time_index::TimestampOffset;
 use super::{Log, LogError, LogEvent, LogSettings, State, checkpoints, segment_path};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
-use crate::io::{BLOCK, File, Mode};
+use crate::io::{BLOCK, Disk, File, Mode};
 
 /// A group write takes about so much.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
@@ -93,7 +94,11 @@ impl Log {
             state.changed = true;
             took_chunk
         };
-        header.note_producer(&batch[HEADER_BYTES..], &mut self.producers.borrow_mut());
+        let aborted =
+            header.note_producer(&batch[HEADER_BYTES..], &mut self.producers.borrow_mut());
+        if let Some(aborted) = aborted {
+            self.state.borrow().active().note_aborted(aborted);
+        }
         if took_chunk {
             self.context.budget.on_new_chunk(self);
         }
@@ -488,8 +493,9 @@ impl Log {
         }
     }
 
-    /// Writes and syncs both index files; their names are the caller's to make durable.
+    /// Writes and syncs the index files; their names are the caller's to make durable.
     pub(super) async fn write_indexes(&self, segment: &Segment) -> io::Result<()> {
+        write_aborted(&self.context.disk, &self.dir(), segment).await?;
         let (offsets, times) = match &*segment.indexes.borrow() {
             None => return Ok(()),
             Some(indexes) => (indexes.offsets.encode_from(0), indexes.times.encode_from(0)),
@@ -527,6 +533,16 @@ impl Log {
         self.kick_syncer();
         self.wait_until(|state| state.synced_end >= target).await
     }
+}
+
+/// Writes and syncs the transaction index if there is something in it, as Kafka does.
+pub(super) async fn write_aborted(disk: &Disk, dir: &Path, segment: &Segment) -> io::Result<()> {
+    let aborted = match &*segment.aborted.borrow() {
+        Some(aborted) if !aborted.is_empty() => aborted.encode_from(0),
+        _ => return Ok(()),
+    };
+    let path = segment_path(dir, segment.base, "txnindex");
+    disk.write_file_synced(&path, &aborted).await
 }
 
 async fn allocate(segment: &Segment, file: &File, target: u64) {

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::producers::{EndMarker, ProducerBatch, ProducerStates};
+use super::transaction_index::AbortedTransaction;
 use crate::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use crate::protocol::batch::{self, Batch, BatchError, BatchHeader, BatchView};
 
@@ -86,16 +87,23 @@ impl Header {
     }
 
     /// Notes this batch in the producers' state, as it lies in the log. `body` is what follows the
-    /// header, needed for control batches only.
-    pub(super) fn note_producer(&self, body: &[u8], producers: &mut ProducerStates) {
+    /// header, needed for control batches only. Returns the transaction that it aborts, for the index
+    /// of the batch's segment.
+    pub(super) fn note_producer(
+        &self,
+        body: &[u8],
+        producers: &mut ProducerStates,
+    ) -> Option<AbortedTransaction> {
+        let mut aborted = None;
         if self.raw.has_producer_id() {
             if self.is_control() {
-                self.note_marker(body, producers);
+                aborted = self.note_marker(body, producers);
             } else {
                 producers.append(&self.producer_batch());
             }
         }
         producers.advance_to(self.next_offset());
+        aborted
     }
 
     fn producer_batch(&self) -> ProducerBatch {
@@ -110,22 +118,21 @@ impl Header {
         }
     }
 
-    fn note_marker(&self, body: &[u8], producers: &mut ProducerStates) {
-        let Some((committed, coordinator_epoch)) = end_marker(body) else {
-            return;
-        };
+    fn note_marker(
+        &self,
+        body: &[u8],
+        producers: &mut ProducerStates,
+    ) -> Option<AbortedTransaction> {
+        let (committed, coordinator_epoch) = end_marker(body)?;
         let producer_id: ProducerId = self.raw.producer_id();
-        let completed = producers.append_marker(&EndMarker {
+        producers.end_transaction(&EndMarker {
             producer_id,
             producer_epoch: self.raw.producer_epoch(),
             coordinator_epoch,
             committed,
             offset: self.last_offset(),
             timestamp: self.max_timestamp(),
-        });
-        if let Some(completed) = completed {
-            producers.complete(&completed);
-        }
+        })
     }
 
     /// The first record of `batch` that `wanted` holds for.

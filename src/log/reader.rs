@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::header::{HEADER_BYTES, Header};
 use super::segment::Segment;
 use super::time_index::TimestampOffset;
+use super::transaction_index::AbortedTransaction;
 use super::{Log, LogError};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
 use crate::io::{File, FileRange};
@@ -284,6 +285,30 @@ impl Log {
             offset: record.offset,
             leader_epoch: header.leader_epoch,
         }))
+    }
+
+    /// The aborted transactions with records in `from..upto`, which a fetch with isolation level
+    /// read_committed is told, by the offsets of their markers.
+    pub async fn aborted_transactions(
+        &self,
+        from: Offset,
+        upto: Offset,
+    ) -> Result<Vec<AbortedTransaction>, LogError> {
+        self.check_online()?;
+        let mut aborted = Vec::new();
+        let mut next = self.segment_at(from);
+        while let Some(segment) = next {
+            let search = segment
+                .search_aborted(&self.context.disk, &self.dir(), from, upto)
+                .await
+                .map_err(|error| LogError::storage("searching a transaction index", &error))?;
+            aborted.extend(search.aborted);
+            if search.complete {
+                break;
+            }
+            next = self.segment_after(&segment);
+        }
+        Ok(aborted)
     }
 
     /// The record with the largest timestamp of the log (ListOffsets with -3, KIP-734).

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::appender::{add_last_time_entry, index_batch};
+use super::appender::{add_last_time_entry, index_batch, write_aborted};
 use super::epochs::EpochCache;
 use super::header::{HEADER_BYTES, Header};
 use super::offset_index::OffsetIndex;
@@ -175,6 +175,7 @@ struct Found {
     snapshots: BTreeSet<Offset>,
     indexes: BTreeSet<Offset>,
     time_indexes: BTreeSet<Offset>,
+    transaction_indexes: BTreeSet<Offset>,
 }
 
 #[derive(Clone, Copy)]
@@ -333,6 +334,7 @@ impl Recovery<'_> {
                 "snapshot" => drop(found.snapshots.insert(base)),
                 "index" => drop(found.indexes.insert(base)),
                 "timeindex" => drop(found.time_indexes.insert(base)),
+                "txnindex" => drop(found.transaction_indexes.insert(base)),
                 _ => {}
             }
         }
@@ -349,6 +351,7 @@ impl Recovery<'_> {
         for (extension, offsets) in [
             ("index", &mut found.indexes),
             ("timeindex", &mut found.time_indexes),
+            ("txnindex", &mut found.transaction_indexes),
             ("snapshot", &mut found.snapshots),
         ] {
             let is_index = extension != "snapshot";
@@ -408,6 +411,11 @@ impl Recovery<'_> {
         } = *found.segments.last().expect("at least one");
         let segment = Segment::empty(base, modified_ms);
         let indexes = self.read_indexes(found, base, length).await?;
+        match segment.read_aborted(self.disk(), self.dir).await {
+            Ok(aborted) => drop(segment.aborted.replace(Some(aborted))),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
+            Err(error) => return Err(error),
+        }
         let (start, largest) = match &indexes {
             None => (0, None),
             Some(indexes) => (
@@ -481,6 +489,7 @@ impl Recovery<'_> {
 
     async fn write_indexes(&self, segment: &Segment) -> io::Result<()> {
         add_last_time_entry(segment);
+        write_aborted(self.disk(), self.dir, segment).await?;
         let (offsets, times) = {
             let indexes = segment.indexes.borrow();
             let indexes = indexes.as_ref().expect("just built");
@@ -572,7 +581,8 @@ impl Recovery<'_> {
         let mut expected = found.segments[first].base;
         let mut last_kept: Option<Rc<Segment>> = None;
         for (number, next) in found.segments[first..].iter().enumerate() {
-            if next.base != expected {
+            let is_gap = next.base > expected;
+            if next.base < expected || (is_gap && !self.settings.may_have_gaps) {
                 // From the last back, so that a crash in here leaves no hole.
                 for gone in found.segments[first + number..].iter().rev() {
                     self.remove_segment(gone.base).await?;
@@ -614,6 +624,11 @@ impl Recovery<'_> {
             modified_ms,
         } = *found;
         let segment = Segment::empty(base, modified_ms);
+        // What it says is found out again.
+        let stale = self.path(base, "txnindex");
+        if self.disk().exists(&stale).await? {
+            self.disk().remove(&stale).await?;
+        }
         let file = self
             .disk()
             .open(&self.path(base, "log"), Mode::Read)
@@ -631,7 +646,9 @@ impl Recovery<'_> {
             }
             self.report.scanned_bytes += batch.len() as u64;
             index_batch(&segment, &header, self.settings.index_interval_bytes);
-            header.note_producer(&batch[HEADER_BYTES..], producers);
+            if let Some(aborted) = header.note_producer(&batch[HEADER_BYTES..], producers) {
+                segment.note_aborted(aborted);
+            }
             if header.leader_epoch.0 >= 0 {
                 epochs.assign(header.leader_epoch, header.base_offset);
             }
@@ -655,7 +672,12 @@ impl Recovery<'_> {
     fn continues(&self, segment: &Segment, header: &Header, batch: &[u8]) -> bool {
         let indexes = segment.indexes.borrow();
         let indexes = indexes.as_ref().expect("being built");
-        header.base_offset == segment.next_offset.get()
+        let expected = segment.next_offset.get();
+        let follows = match self.settings.may_have_gaps {
+            true => header.base_offset >= expected,
+            false => header.base_offset == expected,
+        };
+        follows
             && batch.len() == header.size as usize
             && indexes.offsets.can_hold(header.last_offset())
             && (self.context.skips_checksums() || header.checksum_fits(batch))

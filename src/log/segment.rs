@@ -8,6 +8,7 @@ use std::path::Path;
 use super::offset_index::{OffsetIndex, OffsetPosition};
 use super::segment_path;
 use super::time_index::{NO_TIMESTAMP, TimeIndex, TimestampOffset};
+use super::transaction_index::{AbortedSearch, AbortedTransaction, TransactionIndex};
 use crate::ids::{Offset, TimestampMs};
 use crate::io::{Disk, File, Mode};
 
@@ -35,6 +36,8 @@ pub(super) struct Segment {
     pub(super) largest: Cell<Option<TimestampOffset>>,
     /// None once sealed and finished: then they are on disk.
     pub(super) indexes: RefCell<Option<Indexes>>,
+    /// The transactions whose abort markers lie here. None: nobody has asked the file yet.
+    pub(super) aborted: RefCell<Option<TransactionIndex>>,
     reader: RefCell<Option<File>>,
     /// Since the last `close_idle_reader`.
     was_read: Cell<bool>,
@@ -72,6 +75,7 @@ impl Segment {
             first_timestamp: Cell::new(None),
             largest: Cell::new(Some(no_timestamp(base))),
             indexes: RefCell::new(Some(Indexes::new(base))),
+            aborted: RefCell::new(Some(TransactionIndex::new())),
             reader: RefCell::new(None),
             was_read: Cell::new(false),
             writer: RefCell::new(None),
@@ -92,6 +96,7 @@ impl Segment {
         segment.name_durable.set(true);
         segment.largest.set(None);
         segment.indexes.replace(None);
+        segment.aborted.replace(None);
         segment
     }
 
@@ -205,6 +210,44 @@ impl Segment {
                     .plus(i64::from(u32::from_be_bytes(take(&entry, 8)))),
             }),
         )
+    }
+
+    /// The abort marker of this transaction has been appended here.
+    pub(super) fn note_aborted(&self, transaction: AbortedTransaction) {
+        let mut aborted = self.aborted.borrow_mut();
+        let index = aborted.as_mut().expect("known where batches are appended");
+        index.append(transaction);
+    }
+
+    /// The transactions aborted in this segment that have records in `from..upto`.
+    pub(super) async fn search_aborted(
+        &self,
+        disk: &Disk,
+        dir: &Path,
+        from: Offset,
+        upto: Offset,
+    ) -> io::Result<AbortedSearch> {
+        if self.aborted.borrow().is_none() {
+            let index = self.read_aborted(disk, dir).await?;
+            self.aborted.borrow_mut().get_or_insert(index);
+        }
+        let aborted = self.aborted.borrow();
+        Ok(aborted.as_ref().expect("just read").search(from, upto))
+    }
+
+    /// Most segments have no transaction index.
+    pub(super) async fn read_aborted(
+        &self,
+        disk: &Disk,
+        dir: &Path,
+    ) -> io::Result<TransactionIndex> {
+        let path = segment_path(dir, self.base, "txnindex");
+        if !disk.exists(&path).await? {
+            return Ok(TransactionIndex::new());
+        }
+        let bytes = disk.read_file(&path).await?;
+        TransactionIndex::decode(self.base, &bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// The largest timestamp in the segment; `NO_TIMESTAMP` where no record has one.

@@ -35,6 +35,8 @@ pub struct LogSettings {
     pub flush_ms: u64,
     pub flush_policy: FlushPolicy,
     pub preallocate: bool,
+    /// Cleaning has taken batches out: offsets need not follow each other.
+    pub may_have_gaps: bool,
 }
 
 impl Default for LogSettings {
@@ -52,6 +54,7 @@ impl Default for LogSettings {
             flush_ms: u64::MAX,
             flush_policy: FlushPolicy::Durable,
             preallocate: false,
+            may_have_gaps: false,
         }
     }
 }

@@ -166,3 +166,84 @@ fn what_is_appended_is_read_back_hot_cold_and_after_recovery() {
         }
     });
 }
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/kafka-4.4");
+/// Older than all records in them: no producer has expired.
+const FIXTURES_MS: TimestampMs = 1_700_000_000_000;
+
+fn copy_fixture(name: &str, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(format!("{FIXTURES}/{name}")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+fn same_files(dir: &Path, name: &str) {
+    let fixture = Path::new(FIXTURES).join(name);
+    assert_eq!(segment_files(dir), segment_files(&fixture), "{name}");
+    for file in segment_files(dir) {
+        let (ours, theirs) = (dir.join(&file), fixture.join(&file));
+        let same = std::fs::read(ours).unwrap() == std::fs::read(theirs).unwrap();
+        assert!(same, "{name}/{file}");
+    }
+}
+
+/// After a clean stop of Apache Kafka nothing is changed, and what a recovery makes of its segments alone is what
+/// Apache Kafka had beside them.
+#[test]
+fn apache_kafkas_folders_are_taken_over() {
+    let folder = folder();
+    let root = folder.path().to_owned();
+    on_glommio(async move || {
+        for (name, end) in [("plain-0", 12), ("small-0", 12), ("txn-0", 19)] {
+            for clean in [true, false] {
+                let dir = root.join(format!("{name}.{clean}"));
+                copy_fixture(name, &dir);
+                if !clean {
+                    for file in segment_files(&dir) {
+                        if !file.ends_with(".log") && file != "partition.metadata" {
+                            std::fs::remove_file(dir.join(file)).unwrap();
+                        }
+                    }
+                }
+                let settings = LogSettings {
+                    index_interval_bytes: if name == "small-0" { 200 } else { 4096 },
+                    ..LogSettings::default()
+                };
+                let opening = Opening {
+                    clean,
+                    ..Opening::default()
+                };
+                let opened = Log::open(
+                    context(1 << 20),
+                    dir.clone(),
+                    settings,
+                    opening,
+                    FIXTURES_MS,
+                );
+                let (log, recovered) = opened.await.unwrap();
+                assert_eq!((recovered.cut_bytes, log.end_offset()), (0, Offset(end)));
+                assert_eq!(read_all(&log, Offset(0)).await, Offset(end));
+                if name == "txn-0" {
+                    aborted_are_found(&log).await;
+                }
+                log.close().await.unwrap();
+                same_files(&dir, name);
+            }
+        }
+    });
+}
+
+async fn aborted_are_found(log: &Log) {
+    let aborted = async |from, upto| {
+        let found = log.aborted_transactions(Offset(from), Offset(upto));
+        let found = found.await.unwrap().into_iter();
+        found
+            .map(|found| (found.producer_id.0, found.first_offset.0))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(aborted(0, 19).await, [(6, 3), (7, 9), (7, 15)]);
+    assert_eq!(aborted(5, 9).await, [(6, 3)]);
+    assert_eq!(aborted(6, 9).await, []);
+}

@@ -1,6 +1,8 @@
 //! Owns one partition on its core: its log, its marks, its place in metadata, and what waits for it.
 //! It decides what a client may see and when an append is acknowledged; it never touches a socket or a file.
 
+#[cfg(test)]
+mod tests;
 pub mod validate;
 pub mod waiting;
 
@@ -11,6 +13,7 @@ use std::rc::Rc;
 
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, TimestampMs};
 use crate::log::producers::{Origin, ProducerBatch, ProducerRefusal, Verdict};
+use crate::log::transaction_index::AbortedTransaction;
 use crate::log::{Log, LogError, LogEvent};
 use crate::protocol::batch::{Batch, BatchHeader, TimestampType};
 use crate::protocol::{Records, Str, Uuid};
@@ -84,6 +87,8 @@ pub struct Marks {
 pub struct FetchedRecords {
     pub marks: Marks,
     pub records: Records,
+    /// Whose records among them a read_committed client leaves out; none for other clients.
+    pub aborted: Vec<AbortedTransaction>,
     /// Hand it to [`Partition::watch`], so that what became readable since is not missed.
     pub seen: u64,
     /// The reader's log parts from this one after the end of this epoch: it gets no records (KIP-595).
@@ -132,13 +137,17 @@ impl Partition {
         leader_epoch: LeaderEpoch,
         log: Rc<Log>,
     ) -> Rc<Partition> {
+        let high_watermark = log.durable_end();
+        log.producers()
+            .borrow_mut()
+            .on_high_watermark(high_watermark);
         let partition = Rc::new(Partition {
             topic,
             topic_id,
             index,
             leader_epoch: Cell::new(leader_epoch),
             // What recovery kept is on this, the only in-sync, replica.
-            high_watermark: Cell::new(log.durable_end()),
+            high_watermark: Cell::new(high_watermark),
             hidden: RefCell::default(),
             readable_bytes: Cell::new(0),
             written: RefCell::default(),
@@ -263,15 +272,21 @@ impl Partition {
             marks.high_watermark
         };
         let mut records = Records::default();
+        let mut aborted = Vec::new();
         if bounds.offset < upto && diverging.is_none() {
             records = self
                 .log
                 .read(bounds.offset, upto, bounds.max_bytes, bounds.at_least_one)
                 .await?;
+            if bounds.read_committed && !records.is_empty() {
+                // More than these records need is no harm: clients take them by their offsets.
+                aborted = self.log.aborted_transactions(bounds.offset, upto).await?;
+            }
         }
         Ok(FetchedRecords {
             marks,
             records,
+            aborted,
             seen,
             diverging,
         })
@@ -380,6 +395,10 @@ impl Partition {
             return;
         }
         self.high_watermark.set(durable_end);
+        self.log
+            .producers()
+            .borrow_mut()
+            .on_high_watermark(durable_end);
         self.replicated.borrow_mut().on_advance(durable_end);
         let mut bytes = 0;
         let mut hidden = self.hidden.borrow_mut();
