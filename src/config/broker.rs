@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use super::{
     ConfigError, DynamicConfigs, Layers, Listener, Settings, TopicConfig, Value, definitions,
     listener::{self, SecurityProtocol},
-    topic::FlushPolicy,
 };
 use crate::ids::BrokerId;
 
@@ -26,7 +25,6 @@ pub struct BrokerConfig {
     pub auto_create_topics: bool,
     pub delete_topics: bool,
 
-    pub flush_policy: FlushPolicy,
     pub retention_check_interval_ms: u64,
     pub recovery_point_checkpoint_interval_ms: u64,
     pub log_start_checkpoint_interval_ms: u64,
@@ -95,7 +93,6 @@ impl BrokerConfig {
             default_replication_factor: values.number("default.replication.factor"),
             auto_create_topics: values.truth("auto.create.topics.enable"),
             delete_topics: values.truth("delete.topic.enable"),
-            flush_policy: FlushPolicy::from_name(&values.required("log.flush.policy")),
             retention_check_interval_ms: values.number("log.retention.check.interval.ms"),
             recovery_point_checkpoint_interval_ms: values
                 .number("log.flush.offset.checkpoint.interval.ms"),
@@ -269,10 +266,6 @@ impl Values<'_> {
 
     fn text(&self, name: &str) -> Option<String> {
         self.value(name).map(|value| value.to_string())
-    }
-
-    fn required(&self, name: &str) -> String {
-        self.text(name).unwrap_or_default()
     }
 
     fn list(&self, name: &str) -> Vec<String> {

@@ -17,7 +17,7 @@ pub use definition::{Definition, Importance, Kind, UpdateMode, Value};
 pub use layers::{DynamicConfigs, Layers};
 pub use listener::{Listener, SecurityProtocol};
 pub use load::{ConfigFile, Loaded, Sources, load};
-pub use topic::{Compression, FlushPolicy, TimestampType, TopicConfig};
+pub use topic::{Compression, TimestampType, TopicConfig};
 
 /// Settings of one resource as given: name to text.
 pub type Settings = std::collections::BTreeMap<String, String>;

@@ -1,28 +1,12 @@
 //! Owns the typed settings of one topic: its own values over the dynamic broker values over the
 //! file over the defaults, and what a topic may be given.
 
+use crate::log::FlushPolicy;
+
 use super::{ConfigError, Layers, Settings, Value, definition::Definition, definitions};
 
 pub const COMPACTION_REFUSED: &str = "Invalid value compact for configuration cleanup.policy: \
      compaction does not work in this version of Coati; only 'delete' is accepted";
-
-/// When an acks=all produce counts as stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlushPolicy {
-    /// On stable storage.
-    Durable,
-    /// Its write has completed; `flush.messages` and `flush.ms` say when it is forced out.
-    Os,
-}
-
-impl FlushPolicy {
-    pub(super) fn from_name(name: &str) -> FlushPolicy {
-        match name {
-            "os" => FlushPolicy::Os,
-            _ => FlushPolicy::Durable,
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimestampType {
@@ -93,9 +77,7 @@ impl TopicConfig {
             file_delete_delay_ms: values.required("file.delete.delay.ms"),
             flush_policy: match flush_is_set {
                 true => FlushPolicy::Os,
-                false => {
-                    FlushPolicy::from_name(layers.text("log.flush.policy").unwrap_or_default())
-                }
+                false => flush_policy(layers.text("log.flush.policy").unwrap_or_default()),
             },
             flush_messages: values.required("flush.messages"),
             flush_ms: values.required("flush.ms"),
@@ -120,6 +102,13 @@ impl TopicConfig {
             compact: policies.iter().any(|policy| policy == "compact"),
             delete: policies.iter().any(|policy| policy == "delete"),
         }
+    }
+}
+
+fn flush_policy(name: &str) -> FlushPolicy {
+    match name {
+        "os" => FlushPolicy::Os,
+        _ => FlushPolicy::Durable,
     }
 }
 

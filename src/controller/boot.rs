@@ -4,22 +4,29 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tracing::warn;
+
 use crate::config::BrokerConfig;
 use crate::controller::checkpoint::{self, Checkpoints};
 use crate::controller::driver::ControllerDriver;
+use crate::controller::features::{METADATA_VERSION, METADATA_VERSIONS};
 use crate::controller::metadata_log::{self, MetadataLogError, Replay};
-use crate::controller::{Controller, Endpoint, Registration};
+use crate::controller::{Controller, Endpoint, MetadataImage, Registration};
 use crate::ids::{LeaderEpoch, Offset};
 use crate::io::{clock, process};
 use crate::log::checkpoints::PartitionMetadata;
-use crate::log::directory::{self, Checkpoint, Folder};
+use crate::log::directory::{self, Folder};
 use crate::log::{FlushPolicy, Log, LogError, LogSettings, Opening};
 use crate::protocol::batch::{self, Batch};
 use crate::protocol::{Part, Records, Str};
-use crate::shard::{Shard, sync};
+use crate::shard::checkpoints::{self, Kind};
+use crate::shard::{Shard, strays, sync};
 
 /// Bytes of the metadata log that are replayed at a time.
 const REPLAY_BYTES: usize = 1 << 20;
+
+/// No batch of records is larger.
+const SEGMENT_BYTES_MIN: u64 = 8 << 20;
 
 const TOPIC: &str = "__cluster_metadata";
 
@@ -42,10 +49,26 @@ pub enum BootError {
         end: Offset,
         next: Offset,
     },
+    #[error(
+        "the data folder holds {0} partitions and no metadata log ({dir}): nobody knows which topics they belong to. Put \
+         that folder back, or move the partitions' folders away",
+        dir = metadata_log::DIRECTORY
+    )]
+    NoMetadata(usize),
+    #[error(
+        "the metadata log was written at metadata.version {0}, this version of Coati knows {MIN} to {MAX} alone; finalize \
+         one of these with the broker that wrote the folder",
+        MIN = METADATA_VERSIONS.start(),
+        MAX = METADATA_VERSIONS.end()
+    )]
+    MetadataVersion(i16),
 }
 
 /// Brings the metadata up, then every partition; resolves when this broker is registered.
-pub async fn start(shard: &Rc<Shard>, folder: Arc<Folder>) -> Result<(), BootError> {
+pub async fn start(shard: &Rc<Shard>, folder: Folder) -> Result<(), BootError> {
+    let began = clock::now();
+    let was_clean = folder.clean.is_some();
+    let is_new = folder.logs.is_empty();
     let log = open_log(shard, &folder).await?;
     let (disk, config) = (shard.logs.disk.clone(), &shard.broker.config);
     let snapshot = checkpoint::load(&disk, &log.dir(), &shard.broker.cluster_id).await?;
@@ -54,13 +77,25 @@ pub async fn start(shard: &Rc<Shard>, folder: Arc<Folder>) -> Result<(), BootErr
     let epoch = begin_epoch(shard, &log, &mut replay).await?;
     let is_open = replay.has_open_transaction();
     let image = replay.finish();
-    let opened = Arc::new(image.clone());
-    shard
+    check_version(&image)?;
+    let folder = strays::set_strays_aside(&disk, folder, &image).await?;
+    shard.checkpoints.begin(&folder);
+    let (folder, to_open) = (Arc::new(folder), Arc::new(image.clone()));
+    let opened = shard
         .everywhere(move |shard| {
-            let (image, folder) = (opened.clone(), folder.clone());
+            let (image, folder) = (to_open.clone(), folder.clone());
             async move { sync::open(shard, image, folder).await }
         })
         .await;
+    if !was_clean && !is_new {
+        let opened: sync::Opened = opened.into_iter().sum();
+        let ms = began.elapsed().as_millis() as u64;
+        warn!(
+            ?opened,
+            ms, "the last stop was not a clean one; all logs are recovered"
+        );
+        checkpoints::forget_deleted(shard).await;
+    }
     let machine = Controller::new(config.clone(), image.clone(), epoch);
     let due = config.snapshot_after_bytes;
     let checkpoints = Checkpoints::new(disk, &config.data_dir, log.clone(), due, replayed_bytes);
@@ -79,21 +114,26 @@ pub async fn start(shard: &Rc<Shard>, folder: Arc<Folder>) -> Result<(), BootErr
     Ok(())
 }
 
-/// Closes the metadata log and marks the folder clean, when `closed` are all partitions' logs and none had failed.
-pub async fn stop(
-    shard: &Rc<Shard>,
-    closed: Vec<Result<Checkpoint, LogError>>,
-) -> Result<(), BootError> {
+/// Records written at another level may mean something else.
+fn check_version(image: &MetadataImage) -> Result<(), BootError> {
+    let version = image.feature(METADATA_VERSION);
+    if version != 0 && !METADATA_VERSIONS.contains(&version) {
+        return Err(BootError::MetadataVersion(version));
+    }
+    Ok(())
+}
+
+/// Closes the metadata log and writes the last checkpoints. Marks the folder clean when every partition's log
+/// `is_clean`, that is, has been closed.
+pub async fn stop(shard: &Rc<Shard>, is_clean: bool) -> Result<(), BootError> {
     let driver = shard
         .controller()
         .expect("the controller runs until the end");
     driver.log().close().await?;
     let disk = &shard.logs.disk;
     let root = &shard.broker.config.data_dir;
-    let all = closed.len();
-    let checkpoints: Vec<Checkpoint> = closed.into_iter().filter_map(Result::ok).collect();
-    directory::write_checkpoints(disk, root, &checkpoints).await?;
-    if checkpoints.len() == all {
+    shard.checkpoints.write(shard, &Kind::ALL).await?;
+    if is_clean {
         let image = shard.image();
         let epoch = image.broker(shard.broker.id()).map(|broker| broker.epoch);
         directory::mark_clean(disk, root, epoch).await?;
@@ -101,12 +141,12 @@ pub async fn stop(
     Ok(())
 }
 
-async fn open_log(shard: &Shard, folder: &Folder) -> Result<Rc<Log>, LogError> {
+async fn open_log(shard: &Shard, folder: &Folder) -> Result<Rc<Log>, BootError> {
     let dir = shard.broker.config.data_dir.join(metadata_log::DIRECTORY);
     // Segments no larger than what lies between two snapshots: else none could be removed.
     let between_snapshots = shard.broker.config.snapshot_after_bytes;
     let settings = LogSettings {
-        segment_bytes: between_snapshots.clamp(1 << 20, 1 << 30) as u32,
+        segment_bytes: between_snapshots.clamp(SEGMENT_BYTES_MIN, 1 << 30) as u32,
         flush_policy: FlushPolicy::Durable,
         retention_ms: -1,
         segment_ms: i64::MAX,
@@ -120,15 +160,20 @@ async fn open_log(shard: &Shard, folder: &Folder) -> Result<Rc<Log>, LogError> {
                 log_start: None,
                 ..found.opening
             };
-            let (log, _) = Log::open(context, dir, settings, opening, now).await?;
+            let (log, recovered) = Log::open(context, dir, settings, opening, now).await?;
+            if recovered.cut_bytes > 0 {
+                // Nothing of it was answered: answers wait for whole batches to be durable.
+                warn!(?recovered, "the end of the metadata log was torn off");
+            }
             Ok(log)
         }
+        None if !folder.logs.is_empty() => Err(BootError::NoMetadata(folder.logs.len())),
         None => {
             let metadata = PartitionMetadata {
                 topic_id: metadata_log::TOPIC_ID,
             }
             .format();
-            Log::create(context, dir, Some(&metadata), settings, now).await
+            Ok(Log::create(context, dir, Some(&metadata), settings, now).await?)
         }
     }
 }
@@ -171,7 +216,8 @@ async fn in_memory(records: Records) -> std::io::Result<bytes::Bytes> {
 
 /// Every start is a new epoch of the controller; a control batch opens it.
 async fn begin_epoch(shard: &Shard, log: &Rc<Log>, replay: &mut Replay) -> Result<i32, BootError> {
-    let epoch = log.latest_epoch().map_or(0, |epoch| epoch.0) + 1;
+    let epoch = log.latest_epoch().map_or(0, |epoch| epoch.0);
+    let epoch = epoch.max(replay.epoch()) + 1;
     let now = clock::wall_ms();
     let end = log.end_offset();
     let bytes = metadata_log::leader_change(end.0, epoch, shard.broker.id(), now);

@@ -3,7 +3,7 @@
 //!
 //! A consensus engine takes the place of "durable in the local log" when there are several controllers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use crate::ids::{LeaderEpoch, TimestampMs};
 use crate::io::{clock, entropy};
 use crate::log::{Log, LogError, LogEvent};
 use crate::partition::waiting::{Acknowledgement, DelayedProduces};
+use crate::shard::checkpoints::forget_deleted;
 use crate::shard::{Shard, sync};
 
 /// Lives on one core; others reach it through the mesh.
@@ -24,7 +25,16 @@ pub struct ControllerDriver {
     machine: RefCell<Controller>,
     log: Rc<Log>,
     durable: Rc<RefCell<DelayedProduces<LogError>>>,
-    stored: mpsc::UnboundedSender<Stored>,
+    stored: mpsc::UnboundedSender<Work>,
+    /// Batches that are stored and not applied yet.
+    pending: Rc<Cell<usize>>,
+}
+
+/// What the applying task does, in the order it is asked to.
+enum Work {
+    Apply(Stored),
+    /// Says when all before it is applied.
+    Tell(oneshot::Sender<()>),
 }
 
 /// A batch on its way: in the log, to be applied when it is durable.
@@ -57,12 +67,15 @@ impl ControllerDriver {
             LogEvent::Written => {}
         }));
         let (stored, incoming) = mpsc::unbounded();
-        glommio::spawn_local(apply_in_order(shard.clone(), image, incoming, checkpoints)).detach();
+        let pending: Rc<Cell<usize>> = Rc::default();
+        let applying = apply_in_order(shard.clone(), image, incoming, pending.clone(), checkpoints);
+        glommio::spawn_local(applying).detach();
         Rc::new(ControllerDriver {
             machine: RefCell::new(machine),
             log,
             durable,
             stored,
+            pending,
         })
     }
 
@@ -83,13 +96,28 @@ impl ControllerDriver {
             &mut self.machine.borrow_mut(),
             &mut Entropy::new([entropy::seed(), entropy::seed()]),
         );
-        if let Some(batch) = outcome.batch {
-            let applied = self.store(batch);
-            if applied.await.is_err() {
-                stop_the_process("the controller has lost its log");
-            }
+        let applied = match outcome.batch {
+            Some(batch) => self.store(batch),
+            None if self.pending.get() == 0 => return outcome.response,
+            // The answer may tell of a decision that is not durable yet: "exists already".
+            None => self.barrier(),
+        };
+        if applied.await.is_err() {
+            stop_the_process("the controller has lost its log");
         }
         outcome.response
+    }
+
+    fn barrier(&self) -> oneshot::Receiver<()> {
+        let (reached, receiver) = oneshot::channel();
+        self.enqueue(Work::Tell(reached));
+        receiver
+    }
+
+    fn enqueue(&self, work: Work) {
+        self.stored
+            .unbounded_send(work)
+            .expect("the applying task lives as long as the shard");
     }
 
     fn store(&self, batch: MetadataBatch) -> oneshot::Receiver<()> {
@@ -112,9 +140,8 @@ impl ControllerDriver {
             durable,
             applied,
         };
-        self.stored
-            .unbounded_send(stored)
-            .expect("the applying task lives as long as the shard");
+        self.pending.set(self.pending.get() + 1);
+        self.enqueue(Work::Apply(stored));
         receiver
     }
 }
@@ -122,10 +149,18 @@ impl ControllerDriver {
 async fn apply_in_order(
     shard: Rc<Shard>,
     mut image: MetadataImage,
-    mut incoming: mpsc::UnboundedReceiver<Stored>,
+    mut incoming: mpsc::UnboundedReceiver<Work>,
+    pending: Rc<Cell<usize>>,
     checkpoints: Checkpoints,
 ) {
-    while let Some(stored) = incoming.next().await {
+    while let Some(work) = incoming.next().await {
+        let stored = match work {
+            Work::Apply(stored) => stored,
+            Work::Tell(reached) => {
+                let _client_gone = reached.send(());
+                continue;
+            }
+        };
         if let Ok(Err(error)) = stored.durable.await {
             stop_the_process(&error.to_string());
         }
@@ -135,9 +170,14 @@ async fn apply_in_order(
         let delta = Arc::new(delta);
         let image = Arc::new(image.clone());
         checkpoints.on_applied(stored.bytes, stored.timestamp, &image);
+        let deletes = !delta.deleted_topics.is_empty();
         shard
             .everywhere(move |shard| sync::apply(shard, image.clone(), delta.clone()))
             .await;
+        if deletes {
+            forget_deleted(&shard).await;
+        }
+        pending.set(pending.get() - 1);
         let _client_gone = stored.applied.send(());
     }
 }

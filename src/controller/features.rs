@@ -1,5 +1,7 @@
 //! Owns feature levels (KIP-584): which this version can run at, and changing the finalized ones.
 
+use std::ops::RangeInclusive;
+
 use super::{Controller, Outcome, Refusal};
 use crate::protocol::{
     ErrorCode,
@@ -30,13 +32,14 @@ pub const SUPPORTED_FEATURES: [FeatureRange; 2] = [
     },
     FeatureRange {
         name: METADATA_VERSION,
-        min: 33,
-        max: 33,
-        initial: 33,
+        min: *METADATA_VERSIONS.start(),
+        max: *METADATA_VERSIONS.end(),
+        initial: *METADATA_VERSIONS.end(),
     },
 ];
 
 pub(super) const METADATA_VERSION: &str = "metadata.version";
+pub(super) const METADATA_VERSIONS: RangeInclusive<i16> = 33..=33;
 
 const UPGRADE: i8 = 1;
 const SAFE_DOWNGRADE: i8 = 2;

@@ -144,6 +144,11 @@ impl Replay {
         }
     }
 
+    /// Of the last controller that wrote.
+    pub fn epoch(&self) -> i32 {
+        self.image.epoch
+    }
+
     /// What it needs next.
     pub fn next_offset(&self) -> Offset {
         Offset(self.image.offset + 1)

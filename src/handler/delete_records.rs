@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use futures::future::join_all;
+use tracing::warn;
 
 use crate::handler::{Context, errors};
 use crate::ids::{Offset, PartitionIndex};
@@ -13,6 +14,7 @@ use crate::protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
 use crate::protocol::{ErrorCode, Str};
+use crate::shard::checkpoints;
 
 /// Means the high watermark: all that was committed.
 const HIGH_WATERMARK: i64 = -1;
@@ -34,8 +36,24 @@ pub async fn handle(
             }
         }
     });
+    let mut topics = join_all(topics).await;
+    let mut deleted: Vec<_> = topics
+        .iter_mut()
+        .flat_map(|topic| &mut topic.partitions)
+        .filter(|partition| partition.error_code == 0)
+        .collect();
+    // What was said to be deleted does not come back after a crash.
+    if !deleted.is_empty()
+        && let Err(error) = checkpoints::make_log_starts_durable(&context.shard).await
+    {
+        warn!(%error, "the log start offsets could not be written");
+        for partition in &mut deleted {
+            partition.error_code = ErrorCode::KafkaStorageError.code();
+            partition.low_watermark = -1;
+        }
+    }
     DeleteRecordsResponse {
-        topics: join_all(topics).await,
+        topics,
         ..Default::default()
     }
 }

@@ -9,7 +9,7 @@ use super::checkpoints::{
     self, CLEAN_SHUTDOWN_FILE, CleanShutdown, LOG_START_OFFSET_FILE, OffsetsByPartition,
     RECOVERY_POINT_FILE,
 };
-use crate::ids::{Offset, PartitionIndex};
+use crate::ids::PartitionIndex;
 use crate::io::Disk;
 
 /// A data folder as found at start.
@@ -31,15 +31,6 @@ pub struct FoundLog {
     /// The text of its `partition.metadata`, if there is one.
     pub metadata: Option<String>,
     pub opening: Opening,
-}
-
-/// A log's line in the checkpoints.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Checkpoint {
-    pub topic: String,
-    pub partition: PartitionIndex,
-    pub recovery_point: Offset,
-    pub log_start: Offset,
 }
 
 /// Looks through the data folder `root`, which exists. Takes the mark of a clean stop away, durably,
@@ -80,28 +71,22 @@ pub async fn take_stock(disk: &Disk, root: &Path) -> io::Result<Folder> {
     Ok(folder)
 }
 
+/// What the folder `dir` of a log is renamed to when it leaves: Kafka's `<name>.<unique>-<suffix>`.
+pub fn renamed(dir: &Path, unique: [u8; 16], suffix: &str) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let unique: String = unique.iter().map(|byte| format!("{byte:02x}")).collect();
+    let suffix = format!(".{unique}-{suffix}");
+    // Names end at 255 bytes; topic names are ASCII.
+    let kept = name.len().min(255 - suffix.len());
+    dir.with_file_name(format!("{}{suffix}", &name[..kept]))
+}
+
 /// `<topic>-<partition>`
 pub fn parse_name(name: &str) -> Option<(&str, PartitionIndex)> {
     let (topic, partition) = name.rsplit_once('-')?;
     let digits = !partition.is_empty() && partition.bytes().all(|byte| byte.is_ascii_digit());
     let partition = partition.parse().ok().filter(|_| digits)?;
     (!topic.is_empty()).then_some((topic, PartitionIndex(partition)))
-}
-
-/// Writes both checkpoints durably. To be called every minute, and after all logs are closed.
-pub async fn write_checkpoints(disk: &Disk, root: &Path, logs: &[Checkpoint]) -> io::Result<()> {
-    let rows = |offset: fn(&Checkpoint) -> Offset| {
-        let rows = logs
-            .iter()
-            .map(move |log| (log.topic.as_str(), log.partition, offset(log)));
-        checkpoints::format_offsets(rows)
-    };
-    let points = rows(|log| log.recovery_point);
-    disk.write_file_atomic(&root.join(RECOVERY_POINT_FILE), points.as_bytes())
-        .await?;
-    let starts = rows(|log| log.log_start);
-    disk.write_file_atomic(&root.join(LOG_START_OFFSET_FILE), starts.as_bytes())
-        .await
 }
 
 /// Leaves the mark of a clean stop: every log is closed, and the checkpoints are written.

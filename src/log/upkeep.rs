@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::appender::add_last_time_entry;
-use super::{Log, LogError, segment_path};
+use super::{Log, LogError, directory, segment_path};
 use crate::ids::TimestampMs;
 
 /// A log without appends for so long gives back its buffers and reserved space.
@@ -158,12 +158,7 @@ impl Log {
         self.closing.set(true);
         self.go_offline(LogError::Closed);
         let dir = self.dir();
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        let unique: String = unique.iter().map(|byte| format!("{byte:02x}")).collect();
-        let suffix = format!(".{unique}-delete");
-        // Names end at 255 bytes; topic names are ASCII.
-        let kept = name.len().min(255 - suffix.len());
-        let doomed = dir.with_file_name(format!("{}{suffix}", &name[..kept]));
+        let doomed = directory::renamed(&dir, unique, "delete");
         self.context
             .disk
             .rename(&dir, &doomed)

@@ -1,10 +1,12 @@
 //! Owns one core: its partitions, its connections, its copy of the metadata, its way to the other cores.
 //! It is the state that handlers work on; it decides nothing of Kafka's itself.
 
+pub mod checkpoints;
 pub mod mesh;
 pub mod producer_ids;
 pub mod routes;
 pub mod start;
+pub mod strays;
 pub mod sync;
 
 use std::cell::{Cell, RefCell};
@@ -28,6 +30,7 @@ use crate::net::connection::Connection;
 use crate::net::listener::Connections;
 use crate::partition::{Partition, PartitionError};
 use crate::protocol::{Str, Uuid};
+use checkpoints::Checkpoints;
 use mesh::Mesh;
 use producer_ids::ProducerIds;
 
@@ -69,6 +72,8 @@ pub struct Shard {
     pub fetch_sessions: RefCell<FetchSessions>,
     pub producer_ids: ProducerIds,
     pub complaints: Complaints,
+    /// Of the data folder; on the leading core alone.
+    pub checkpoints: Checkpoints,
     /// On the core that runs the embedded controller alone.
     controller: RefCell<Option<Rc<ControllerDriver>>>,
     image: RefCell<Arc<MetadataImage>>,
@@ -93,6 +98,7 @@ impl Shard {
             fetch_sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::default(),
             complaints: Complaints::new(clock::now()),
+            checkpoints: Checkpoints::default(),
             controller: RefCell::default(),
             image: RefCell::new(Arc::new(MetadataImage::new(broker.cluster_id.clone()))),
             topic_configs: RefCell::default(),
@@ -207,6 +213,11 @@ impl Shard {
             .borrow_mut()
             .remove(&(topic_id, index))
             .flatten()
+    }
+
+    /// Whether a log of this core could not be opened.
+    pub fn has_offline(&self) -> bool {
+        self.partitions.borrow().values().any(Option::is_none)
     }
 
     /// The partitions of this core, by topic name and number.
@@ -334,6 +345,10 @@ impl Shard {
             }
             self.complaints.on_tick(now);
             self.fetch_sessions.borrow_mut().evict_idle(now);
+            // Of the metadata log `controller::checkpoint` alone removes segments.
+            if let Some(controller) = self.controller() {
+                let _told = controller.log().tick(clock::wall_ms()).await;
+            }
             let retention = now >= retention_due;
             if retention {
                 retention_due = now + retention_interval;

@@ -4,11 +4,13 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use futures::future::{Either, select};
 use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares};
 use tracing::{info, warn};
 
@@ -25,13 +27,17 @@ use crate::log::{LogContext, TailBudget};
 use crate::net::listener::{self, Connections};
 use crate::protocol::{Str, Uuid};
 use crate::shard::mesh::{self, Mesh, MeshEnds};
-use crate::shard::{Broker, Shard, sync};
+use crate::shard::{Broker, Shard, checkpoints, sync};
 
 /// The default is 100 ms, which makes timers that late under load.
 const PREEMPT_TIMER: Duration = Duration::from_micros(500);
 
 /// Memory that glommio registers for its own files, of which there are none: its least.
 const EXECUTOR_IO_BYTES: usize = 64 << 10;
+
+/// How long a start waits for its predecessor's address.
+const BIND_PATIENCE: Duration = Duration::from_secs(1);
+const BIND_RETRY: Duration = Duration::from_millis(10);
 
 /// How long a stop waits for clients to take their last answers.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -217,11 +223,24 @@ fn bind(config: &mut BrokerConfig) -> Result<Vec<NamedListener>, StartError> {
                 error,
             };
             let address = resolve(listener).map_err(refused)?;
-            let bound = BoundListener::bind(address).map_err(refused)?;
+            let bound = bind_patiently(address).map_err(refused)?;
             listener.port = bound.local_address()?.port();
             Ok((Str::from(listener.name.clone()), bound))
         })
         .collect()
+}
+
+/// The kernel takes a killed broker's io_uring apart, and with it its sockets, only after the process is gone.
+fn bind_patiently(address: SocketAddr) -> io::Result<BoundListener> {
+    let deadline = clock::now() + BIND_PATIENCE;
+    loop {
+        match BoundListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < deadline => {
+                std::thread::sleep(BIND_RETRY);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn resolve(listener: &Listener) -> io::Result<SocketAddr> {
@@ -292,12 +311,12 @@ impl Seed {
 async fn lead(shard: Rc<Shard>, began: Instant) -> Result<(), StartError> {
     let signals = StopSignals::watch()?;
     let folder = directory::take_stock(&shard.logs.disk, &shard.broker.config.data_dir).await?;
-    for deleted in &folder.deleted {
-        shard.logs.disk.remove_dir_all(deleted).await?;
-    }
-    boot::start(&shard, Arc::new(folder)).await?;
+    let deleted = folder.deleted.clone();
+    unless_stopped(&signals, boot::start(&shard, folder)).await??;
     shard.everywhere(|shard| async move { accept(shard) }).await;
     announce(&shard, began);
+    glommio::spawn_local(remove_deleted(shard.clone(), deleted)).detach();
+    glommio::spawn_local(checkpoints::keep(shard.clone())).detach();
     signals.next().await?;
     info!("stopping: a second signal stops at once");
     glommio::spawn_local(async move {
@@ -308,6 +327,27 @@ async fn lead(shard: Rc<Shard>, began: Instant) -> Result<(), StartError> {
     })
     .detach();
     stop(&shard).await
+}
+
+/// Boots, but for a signal: then nothing has been promised to anybody yet.
+async fn unless_stopped<T>(signals: &StopSignals, boot: impl Future<Output = T>) -> io::Result<T> {
+    match select(pin!(boot), pin!(signals.next())).await {
+        Either::Left((booted, _)) => Ok(booted),
+        Either::Right((signal, _)) => {
+            signal?;
+            warn!("stopped while starting; the next start recovers");
+            std::process::exit(130);
+        }
+    }
+}
+
+/// Takes off the folders whose time came while no broker ran.
+async fn remove_deleted(shard: Rc<Shard>, folders: Vec<PathBuf>) {
+    for folder in folders {
+        if let Err(error) = shard.logs.disk.remove_dir_all(&folder).await {
+            warn!(folder = %folder.display(), %error, "removing a deleted log failed");
+        }
+    }
 }
 
 fn accept(shard: Rc<Shard>) {
@@ -345,7 +385,7 @@ async fn stop(shard: &Rc<Shard>) -> Result<(), StartError> {
     let closed = shard
         .everywhere(|shard| async move { sync::close_all(&shard).await })
         .await;
-    boot::stop(shard, closed.into_iter().flatten().collect()).await?;
+    boot::stop(shard, closed.into_iter().all(|is_clean| is_clean)).await?;
     info!("stopped");
     Ok(())
 }

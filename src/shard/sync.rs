@@ -1,6 +1,9 @@
 //! Owns the step from metadata to one core's partitions: what a change of the image creates, opens, retunes and deletes here.
 
 use std::collections::HashMap;
+use std::io;
+use std::iter::Sum;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +12,18 @@ use futures::StreamExt;
 use futures::stream;
 use tracing::{error, info};
 
-use crate::config::{FlushPolicy, TopicConfig};
+use crate::config::TopicConfig;
 use crate::controller::{MetadataDelta, MetadataImage, TopicImage};
 use crate::ids::PartitionIndex;
-use crate::io::{clock, entropy};
+use crate::io::{Disk, clock, entropy};
 use crate::log::checkpoints::PartitionMetadata;
-use crate::log::directory::{Checkpoint, Folder, FoundLog};
-use crate::log::{self, Log, LogError, LogSettings};
-use crate::partition::Partition;
+use crate::log::directory::{self, Folder, FoundLog};
+use crate::log::{Log, LogError, LogSettings, Recovered};
+use crate::partition::{Partition, PartitionError};
 use crate::protocol::Uuid;
 use crate::shard::Shard;
 use crate::shard::routes::shard_of;
+use crate::shard::strays;
 
 /// Logs that one core opens or creates at the same time.
 const OPENING_MAX: usize = 64;
@@ -38,9 +42,10 @@ pub async fn apply(shard: Rc<Shard>, image: Arc<MetadataImage>, delta: Arc<Metad
             };
             match shard.partition(*topic_id, *index) {
                 Ok(existing) => existing.set_leader_epoch(partition.leader_epoch),
-                Err(_) if is_here(&shard, *topic_id, *index) => {
+                Err(PartitionError::NotHere) if is_here(&shard, *topic_id, *index) => {
                     created.push((topic.clone(), *index))
                 }
+                // One whose log could not be opened stays as it is until the next start.
                 Err(_) => {}
             }
         }
@@ -49,13 +54,33 @@ pub async fn apply(shard: Rc<Shard>, image: Arc<MetadataImage>, delta: Arc<Metad
     shard.set_image(image);
     for topic in delta.deleted_topics.values() {
         for index in 0..topic.partitions.len() {
-            remove(&shard, topic.id, PartitionIndex(index as i32)).await;
+            remove(&shard, topic, PartitionIndex(index as i32)).await;
         }
     }
 }
 
-/// Opens all of this core's partitions of `image`, at start.
-pub async fn open(shard: Rc<Shard>, image: Arc<MetadataImage>, folder: Arc<Folder>) {
+/// What opening the logs of one or more cores came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opened {
+    pub logs: usize,
+    pub offline: usize,
+    pub scanned_bytes: u64,
+    pub cut_bytes: u64,
+}
+
+impl Sum for Opened {
+    fn sum<I: Iterator<Item = Opened>>(opened: I) -> Opened {
+        opened.fold(Opened::default(), |sum, one| Opened {
+            logs: sum.logs + one.logs,
+            offline: sum.offline + one.offline,
+            scanned_bytes: sum.scanned_bytes + one.scanned_bytes,
+            cut_bytes: sum.cut_bytes + one.cut_bytes,
+        })
+    }
+}
+
+/// Opens all of this core's partitions of `image`, at start. Every log in `folder` is one of them.
+pub async fn open(shard: Rc<Shard>, image: Arc<MetadataImage>, folder: Arc<Folder>) -> Opened {
     let mut here = Vec::new();
     for topic in image.topics() {
         for index in 0..topic.partitions.len() {
@@ -66,8 +91,9 @@ pub async fn open(shard: Rc<Shard>, image: Arc<MetadataImage>, folder: Arc<Folde
         }
     }
     shard.retune_all(&image);
-    open_all(&shard, here, Some(&folder)).await;
+    let opened = open_all(&shard, here, Some(&folder)).await;
     shard.set_image(image);
+    opened
 }
 
 fn is_here(shard: &Shard, topic_id: Uuid, index: PartitionIndex) -> bool {
@@ -78,7 +104,7 @@ async fn open_all(
     shard: &Rc<Shard>,
     partitions: Vec<(Arc<TopicImage>, PartitionIndex)>,
     folder: Option<&Folder>,
-) {
+) -> Opened {
     let found: HashMap<(&str, PartitionIndex), &FoundLog> = folder
         .iter()
         .flat_map(|folder| &folder.logs)
@@ -86,17 +112,33 @@ async fn open_all(
         .collect();
     let found = &found;
     stream::iter(partitions)
-        .for_each_concurrent(OPENING_MAX, |(topic, index)| async move {
+        .map(|(topic, index)| async move {
             let found = found.get(&(&*topic.name, index)).copied();
             match open_one(shard, &topic, index, found).await {
-                Ok(partition) => shard.add(partition),
+                Ok((partition, recovered)) => {
+                    shard.add(partition);
+                    Opened {
+                        logs: 1,
+                        scanned_bytes: recovered.scanned_bytes,
+                        cut_bytes: recovered.cut_bytes,
+                        ..Opened::default()
+                    }
+                }
                 Err(error) => {
                     error!(topic = %topic.name, partition = %index, %error, "partition is offline");
                     shard.add_offline(topic.id, index);
+                    Opened {
+                        offline: 1,
+                        ..Opened::default()
+                    }
                 }
             }
         })
-        .await;
+        .buffer_unordered(OPENING_MAX)
+        .collect::<Vec<_>>()
+        .await
+        .into_iter()
+        .sum()
 }
 
 async fn open_one(
@@ -104,51 +146,74 @@ async fn open_one(
     topic: &TopicImage,
     index: PartitionIndex,
     found: Option<&FoundLog>,
-) -> Result<Rc<Partition>, LogError> {
+) -> Result<(Rc<Partition>, Recovered), LogError> {
     let config = shard.topic_config(topic.id);
     let settings = log_settings(&config);
     let (context, now) = (shard.logs.clone(), clock::wall_ms());
-    let log = match found {
+    let (log, recovered) = match found {
         Some(found) => {
-            let opened =
+            let (log, recovered) =
                 Log::open(context, found.dir.clone(), settings, found.opening, now).await?;
-            if opened.1.cut_bytes > 0 {
-                info!(topic = %topic.name, partition = %index, recovered = ?opened.1, "log recovered");
+            if recovered.cut_bytes > 0 {
+                info!(topic = %topic.name, partition = %index, ?recovered, "log recovered");
             }
-            opened.0
+            (log, recovered)
         }
         None => {
             let root = &shard.broker.config.data_dir;
             let dir = root.join(format!("{}-{index}", topic.name));
+            make_way(&context.disk, &dir)
+                .await
+                .map_err(|error| LogError::storage("setting an old folder aside", &error))?;
             let metadata = PartitionMetadata { topic_id: topic.id }.format();
-            Log::create(context, dir, Some(&metadata), settings, now).await?
+            let log = Log::create(context, dir, Some(&metadata), settings, now).await?;
+            (log, Recovered::default())
         }
     };
     let epoch = topic
         .partition(index)
         .map(|partition| partition.leader_epoch);
-    Ok(Partition::new(
+    let partition = Partition::new(
         topic.name.clone(),
         topic.id,
         index,
         epoch.unwrap_or_default(),
         log,
-    ))
+    );
+    Ok((partition, recovered))
 }
 
-async fn remove(shard: &Rc<Shard>, topic_id: Uuid, index: PartitionIndex) {
-    let Some(partition) = shard.take(topic_id, index) else {
+/// A folder that a deleted topic of the same name could not be rid of must not mix with the new one's.
+async fn make_way(disk: &Disk, dir: &Path) -> io::Result<()> {
+    if disk.exists(dir).await? {
+        strays::set_aside(disk, dir, "a new partition has its name").await?;
+    }
+    Ok(())
+}
+
+async fn remove(shard: &Rc<Shard>, topic: &TopicImage, index: PartitionIndex) {
+    if !is_here(shard, topic.id, index) {
         return;
+    }
+    let partition = shard.take(topic.id, index);
+    let delay_ms = partition.as_ref().map_or(0, |partition| {
+        partition.log().settings().file_delete_delay_ms
+    });
+    let deleted = match partition {
+        Some(partition) => {
+            partition.on_removed();
+            partition.log().delete(entropy::uuid()).await
+        }
+        None => delete_unopened(shard, topic, index).await,
     };
-    partition.on_removed();
-    info!(topic = %partition.topic, partition = %index, "partition deleted");
-    let doomed = match partition.log().delete(entropy::uuid()).await {
+    let doomed = match deleted {
         Ok(doomed) => doomed,
         Err(error) => {
-            return error!(topic = %partition.topic, partition = %index, %error, "deleting a log failed");
+            return error!(topic = %topic.name, partition = %index, %error, "deleting a log failed");
         }
     };
-    let delay = Duration::from_millis(partition.log().settings().file_delete_delay_ms as u64);
+    info!(topic = %topic.name, partition = %index, "partition deleted");
+    let delay = Duration::from_millis(delay_ms as u64);
     let disk = shard.logs.disk.clone();
     glommio::spawn_local(async move {
         glommio::timer::sleep(delay).await;
@@ -159,22 +224,37 @@ async fn remove(shard: &Rc<Shard>, topic_id: Uuid, index: PartitionIndex) {
     .detach();
 }
 
-/// Closes every log of this core; each gives its line of the checkpoints, or why it could not be closed.
-pub async fn close_all(shard: &Rc<Shard>) -> Vec<Result<Checkpoint, LogError>> {
-    stream::iter(shard.partitions())
+/// The folder of a partition whose log could not be opened.
+async fn delete_unopened(
+    shard: &Shard,
+    topic: &TopicImage,
+    index: PartitionIndex,
+) -> Result<PathBuf, LogError> {
+    let dir = shard
+        .broker
+        .config
+        .data_dir
+        .join(format!("{}-{index}", topic.name));
+    let doomed = directory::renamed(&dir, entropy::uuid(), "delete");
+    let renamed = shard.logs.disk.rename(&dir, &doomed).await;
+    renamed.map_err(|error| LogError::storage("deleting a log", &error))?;
+    Ok(doomed)
+}
+
+/// Closes every log of this core; tells whether all of them are as a clean stop leaves them.
+pub async fn close_all(shard: &Rc<Shard>) -> bool {
+    let closed: Vec<bool> = stream::iter(shard.partitions())
         .map(|partition| async move {
-            let log = partition.log();
-            log.close().await?;
-            Ok(Checkpoint {
-                topic: partition.topic.to_string(),
-                partition: partition.index,
-                recovery_point: log.recovery_point(),
-                log_start: log.start_offset(),
-            })
+            let closed = partition.log().close().await;
+            if let Err(error) = &closed {
+                error!(topic = %partition.topic, partition = %partition.index, %error, "closing a log failed");
+            }
+            closed.is_ok()
         })
         .buffer_unordered(OPENING_MAX)
         .collect()
-        .await
+        .await;
+    closed.into_iter().all(|closed| closed) && !shard.has_offline()
 }
 
 /// What the log has to know of its topic's settings.
@@ -183,17 +263,24 @@ pub fn log_settings(config: &TopicConfig) -> LogSettings {
         segment_bytes: config.segment_bytes,
         segment_ms: config.segment_ms as i64,
         segment_jitter_ms: config.segment_jitter_ms as i64,
-        retention_ms: config.retention_ms,
-        retention_bytes: config.retention_bytes,
+        // What is only compacted stays for ever.
+        retention_ms: if config.delete {
+            config.retention_ms
+        } else {
+            -1
+        },
+        retention_bytes: if config.delete {
+            config.retention_bytes
+        } else {
+            -1
+        },
         index_interval_bytes: config.index_interval_bytes,
         segment_index_bytes: config.segment_index_bytes,
         file_delete_delay_ms: config.file_delete_delay_ms as i64,
         flush_messages: config.flush_messages,
         flush_ms: config.flush_ms,
-        flush_policy: match config.flush_policy {
-            FlushPolicy::Durable => log::FlushPolicy::Durable,
-            FlushPolicy::Os => log::FlushPolicy::Os,
-        },
+        flush_policy: config.flush_policy,
         preallocate: config.preallocate,
+        may_have_gaps: config.compact,
     }
 }

@@ -1,10 +1,13 @@
 //! What the log should hold: all batches ever appended and kept, and what was promised of them.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use coati::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use coati::io::entropy::Random;
 use coati::log::producers::{ProducerBatch, ProducerStates};
 use coati::protocol::batch::{BatchBuilder, BatchView};
+use futures::lock::Mutex;
 
 #[derive(Clone)]
 pub struct ModelBatch {
@@ -26,6 +29,10 @@ pub struct Model {
     pub written: Offset,
     /// The highest log start offset ever shown.
     pub start: Offset,
+    /// All below was answered as deleted: it must not come back.
+    pub gone: Offset,
+    /// Held by the one that writes a checkpoint of the data folder.
+    pub checkpoint_turn: Rc<Mutex<()>>,
     pub epoch: LeaderEpoch,
     pub problems: Vec<String>,
     sequences: [i32; 3],

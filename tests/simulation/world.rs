@@ -1,14 +1,16 @@
 //! One run: lives of a log between crashes, with everything random from one seed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use coati::ids::{LeaderEpoch, Offset, TimestampMs};
+use coati::ids::{LeaderEpoch, Offset, PartitionIndex, TimestampMs};
 use coati::io::Disk;
 use coati::io::entropy::Random;
 use coati::io::simulated::{Executor, SimulatedDisk};
-use coati::log::directory::{self, Checkpoint};
+use coati::log::checkpoints::{LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, format_offsets};
+use coati::log::directory;
 use coati::log::{
     FlushPolicy, Log, LogContext, LogError, LogSettings, Opening, Sabotage, TailBudget,
 };
@@ -298,17 +300,19 @@ impl World {
             return;
         }
         let offset = start.plus(self.random.below((durable.0 - start.0) as u64 / 2 + 1) as i64);
-        let log = log.clone();
+        let (log, disk, model) = (log.clone(), self.disk.clone(), self.model.clone());
         executor.spawn(async move {
-            let _ = log.delete_records_before(offset).await;
+            if log.delete_records_before(offset).await.is_ok() {
+                let _answered = write_log_start(&Disk::simulated(disk), &log, &model).await;
+            }
         });
     }
 
     fn write_checkpoints(&mut self, executor: &mut Executor, log: &Rc<Log>) {
         let disk = Disk::simulated(self.disk.clone());
-        let rows = [checkpoint(log)];
+        let (log, model) = (log.clone(), self.model.clone());
         executor.spawn(async move {
-            let _ = directory::write_checkpoints(&disk, &root(), &rows).await;
+            let _ = write_checkpoints(&disk, &log, &model).await;
         });
     }
 
@@ -316,12 +320,10 @@ impl World {
         executor.settle();
         self.note_promises(log);
         let disk = Disk::simulated(self.disk.clone());
-        let stopping = log.clone();
+        let (stopping, model) = (log.clone(), self.model.clone());
         let stop = async move {
             stopping.close().await.is_ok()
-                && directory::write_checkpoints(&disk, &root(), &[checkpoint(&stopping)])
-                    .await
-                    .is_ok()
+                && write_checkpoints(&disk, &stopping, &model).await.is_ok()
                 && directory::mark_clean(&disk, &root(), None).await.is_ok()
         };
         let stopped = executor.run(stop);
@@ -429,6 +431,13 @@ impl World {
                 model.start
             ));
         }
+        if log.start_offset() < model.gone {
+            return Err(format!(
+                "deleted records are back: starts at {}, below {} all was promised to be gone",
+                log.start_offset(),
+                model.gone
+            ));
+        }
         // Without syncs, deleted records may be remembered longer than the records.
         let relaxed = self.settings.flush_policy == FlushPolicy::Os;
         let empty = log.start_offset() == recovered && log.producers().borrow().is_empty();
@@ -505,13 +514,39 @@ impl World {
     }
 }
 
-fn checkpoint(log: &Log) -> Checkpoint {
-    Checkpoint {
-        topic: "t".to_owned(),
-        partition: coati::ids::PartitionIndex(0),
-        recovery_point: log.recovery_point(),
-        log_start: log.start_offset(),
-    }
+type SharedModel = Rc<RefCell<Model>>;
+
+/// What the broker writes now and then, and when all logs are closed.
+async fn write_checkpoints(disk: &Disk, log: &Log, model: &SharedModel) -> io::Result<()> {
+    write_checkpoint(disk, model, RECOVERY_POINT_FILE, || log.recovery_point()).await?;
+    write_log_start(disk, log, model).await
+}
+
+/// When this resolves, records below the log's start are promised to be gone.
+async fn write_log_start(disk: &Disk, log: &Log, model: &SharedModel) -> io::Result<()> {
+    let written = Cell::new(Offset(0));
+    let start = || {
+        written.set(log.start_offset());
+        written.get()
+    };
+    write_checkpoint(disk, model, LOG_START_OFFSET_FILE, start).await?;
+    let mut model = model.borrow_mut();
+    model.gone = model.gone.max(written.get());
+    Ok(())
+}
+
+/// One writer at a time, as in the broker; what it writes is as of its turn.
+async fn write_checkpoint(
+    disk: &Disk,
+    model: &SharedModel,
+    file: &str,
+    offset: impl FnOnce() -> Offset,
+) -> io::Result<()> {
+    let turn = model.borrow().checkpoint_turn.clone();
+    let _turn = turn.lock().await;
+    let text = format_offsets(std::iter::once(("t", PartitionIndex(0), offset())));
+    disk.write_file_atomic(&root().join(file), text.as_bytes())
+        .await
 }
 
 /// What a broker does at start: the folder's stock, then the log, made anew if it never came to be.
