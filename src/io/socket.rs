@@ -41,6 +41,14 @@ impl BoundListener {
             listener: self.listener.try_clone()?,
         })
     }
+
+    /// Nobody can connect any more, and the port is free although descriptors of the socket are still open:
+    /// the kernel ends a process's rings, which hold some, only after the process.
+    pub fn stop_listening(&self) -> io::Result<()> {
+        // SAFETY: a plain system call on a descriptor that we own.
+        check(unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) })?;
+        Ok(())
+    }
 }
 
 /// A listening socket on this core's executor.

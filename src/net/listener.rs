@@ -107,15 +107,16 @@ pub async fn accept(shard: Rc<Shard>, bound: BoundListener, name: Str) {
         Err(error) => return error!(%error, "this core cannot accept"),
     };
     loop {
-        match listener.accept().await {
+        let accepted = listener.accept().await;
+        if shard.stopping() {
+            return;
+        }
+        match accepted {
             Ok((stream, peer)) => admit(&shard, stream, peer, name.clone()),
             Err(error) => {
                 warn!(%error, "accepting failed");
                 glommio::timer::sleep(ACCEPT_RETRY).await;
             }
-        }
-        if shard.stopping() {
-            return;
         }
     }
 }

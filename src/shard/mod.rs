@@ -310,9 +310,13 @@ impl Shard {
         self.connections.borrow_mut().remove(&number);
     }
 
+    /// From now on nobody is accepted.
+    pub fn begin_to_stop(&self) {
+        self.stopping.set(true);
+    }
+
     /// Takes no new work; resolves when all connections have had their answers.
     pub async fn finish_connections(&self, patience: Duration) {
-        self.stopping.set(true);
         for partition in self.partitions() {
             partition.on_stopping();
         }
