@@ -21,6 +21,27 @@ pub const CONNECTION_RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Lines a second that one core writes about connections it closes for what their peers sent; the rest are counted.
 pub const COMPLAINTS_MAX: usize = 100;
 
+/// Received bytes of requests that one core may hold when `queued.max.request.bytes` does not say; at the bound it stops reading.
+pub const CORE_REQUEST_BYTES_MAX: usize = 128 << 20;
+
+/// Memory that the unsent responses of one core may hold; at the bound records are sent from files.
+pub const CORE_RESPONSE_BYTES_MAX: usize = 64 << 20;
+
+/// One connection may hold this part of the response memory that is free.
+pub const RESPONSE_MEMORY_SHARES: usize = 16;
+
+/// A response may take this much of its records from memory however full it is, when the connection took its last one.
+pub const RESPONSE_MEMORY_LEAST: usize = 64 << 10;
+
+/// What a piece of a response counts at least: it is a slice that keeps a whole buffer of the tail cache alive.
+pub const RESPONSE_PIECE_BYTES_LEAST: usize = 64 << 10;
+
+/// Bytes of responses that are handed to the socket at once; what they hold is given back when all are sent.
+pub const SEND_BYTES: usize = 1 << 20;
+
+/// Bytes appended to one log and not yet written from which on acks=0 produces count as in progress.
+pub const UNWRITTEN_BYTES_MAX: usize = 4 << 20;
+
 /// Bytes a connection asks the kernel for at once when no frame tells it how many to expect.
 pub const RECEIVE_BYTES: usize = 64 << 10;
 
@@ -35,6 +56,9 @@ pub const YIELD_BYTES: usize = 256 << 10;
 
 /// Bytes that one cold read brings from the disk at a time.
 pub const COLD_READ_BYTES: usize = 1 << 20;
+
+/// As little as one cold read brings, for a peer that takes little at a time.
+pub const COLD_READ_BYTES_LEAST: usize = 64 << 10;
 
 /// The longest client id and topic name that a log line carries.
 pub const LOGGED_NAME_CHARS_MAX: usize = 249;

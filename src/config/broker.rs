@@ -1,6 +1,7 @@
 //! Owns the typed settings of one broker: what this program uses of them, checked together once
 //! at start. Settings that may change while it runs are read through `layers` or `topic` instead.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{
@@ -40,6 +41,7 @@ pub struct BrokerConfig {
     pub connections_max_idle_ms: Option<u64>,
     pub max_connections: usize,
     pub max_connections_per_ip: usize,
+    pub max_connections_per_ip_overrides: Vec<(IpAddr, usize)>,
     /// `None` leaves the bound to the program's own limits.
     pub queued_max_request_bytes: Option<usize>,
     pub fetch_max_bytes: usize,
@@ -108,6 +110,7 @@ impl BrokerConfig {
             connections_max_idle_ms: values.unless_negative("connections.max.idle.ms"),
             max_connections: values.number("max.connections"),
             max_connections_per_ip: values.number("max.connections.per.ip"),
+            max_connections_per_ip_overrides: connections_by_address(&values)?,
             queued_max_request_bytes: values.unless_negative("queued.max.request.bytes"),
             fetch_max_bytes: values.number("fetch.max.bytes"),
             fetch_session_slots: values.number("max.incremental.fetch.session.cache.slots"),
@@ -174,6 +177,23 @@ impl BrokerConfig {
             dynamic,
         }
     }
+}
+
+/// `max.connections.per.ip.overrides`: addresses, each with `:` and a number behind it.
+fn connections_by_address(values: &Values<'_>) -> Result<Vec<(IpAddr, usize)>, ConfigError> {
+    let name = "max.connections.per.ip.overrides";
+    let text = values.text(name).unwrap_or_default();
+    let items = text.split(',').map(str::trim);
+    let parsed = items.filter(|item| !item.is_empty()).map(|item| {
+        let (address, max) = item.rsplit_once(':')?;
+        let address = address.trim_matches(['[', ']']).parse().ok()?;
+        Some((address, max.trim().parse().ok()?))
+    });
+    parsed.collect::<Option<_>>().ok_or_else(|| {
+        ConfigError::Invalid(format!(
+            "{name}={text}: each item is an IP address, a colon and a number; names are not looked up"
+        ))
+    })
 }
 
 fn data_dir(values: &Values<'_>) -> Result<PathBuf, ConfigError> {

@@ -1,7 +1,8 @@
 //! Fetch (key 1, versions 4 to 18). KIP-74 (byte bounds), KIP-98 (isolation), KIP-227 (sessions), KIP-320 (epochs), KIP-516 (topic ids).
 //!
 //! All partitions are read at once, each on its core. With too few bytes the fetch waits on every core for the
-//! bytes that were missing, counted from what the read had seen, and reads again.
+//! bytes that were missing, counted from what the read had seen, and reads again. How much of a response lies in
+//! memory is bounded by what its connection may hold (`net/budget.rs`).
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -58,8 +59,13 @@ pub async fn serve(
         return header.respond(&refuse_all(request, by_id)).map(Some);
     }
     let now = clock::now();
+    let memory_max = context.response_memory.allowance();
+    let min_bytes = match request.min_bytes.max(0) as usize {
+        bytes if memory_max > 0 => bytes.min(memory_max),
+        bytes => bytes,
+    };
     let patience = Patience {
-        min_bytes: request.min_bytes.max(0) as u64,
+        min_bytes: min_bytes as u64,
         deadline: now + Duration::from_millis(request.max_wait_ms.max(0) as u64),
     };
     let opened = shard.fetch_sessions.borrow_mut().open(&request, by_id, now);
@@ -73,15 +79,22 @@ pub async fn serve(
         }
         Opened::Session(session) => session,
     };
-    let (reads, unknown) = plan(shard, &request, &session.wanted, by_id);
-    let answers = if unknown.is_empty() {
+    let (reads, unknown) = plan(shard, &request, &session.wanted, by_id, memory_max);
+    let mut answers = if unknown.is_empty() {
         read_where_it_is_near(shard, reads, patience).await
     } else {
         read_all(shard, &reads).await
     };
+    // Others may have taken the memory meanwhile. What is not taken by many at once is given with some latitude.
+    let memory_max = 2 * context.response_memory.allowance();
+    if first_in_memory(&answers) > memory_max {
+        let (reads, _) = plan(shard, &request, &session.wanted, by_id, 0);
+        answers = read_all(shard, &reads).await;
+    }
     let mut partitions = partition_data(&request, &session.wanted, answers, unknown);
     let failed = partitions.iter().any(|partition| partition.error_code != 0);
-    bound_bytes(&mut partitions, &session.wanted, max_bytes(shard, &request));
+    let max_bytes = max_bytes(shard, &request);
+    bound_bytes(&mut partitions, &session.wanted, max_bytes, memory_max);
     let mut response = shard
         .fetch_sessions
         .borrow_mut()
@@ -139,6 +152,7 @@ fn plan(
     request: &FetchRequest,
     wanted: &[Wanted],
     by_id: bool,
+    memory_max: usize,
 ) -> (Vec<Read>, Vec<(usize, ErrorCode)>) {
     let image = shard.image();
     let max_bytes = max_bytes(shard, request);
@@ -170,6 +184,7 @@ fn plan(
                 bounds: ReadBounds {
                     offset: Offset(wanted.fetch_offset),
                     max_bytes: (wanted.max_bytes.max(0) as usize).min(max_bytes),
+                    memory_max,
                     at_least_one: true,
                     read_committed: request.isolation_level == READ_COMMITTED,
                     last_fetched_epoch: LeaderEpoch(wanted.last_fetched_epoch),
@@ -193,7 +208,7 @@ async fn read_where_it_is_near(
         Some(target) if target != shard.id && targets.all(|other| other == target) => {
             shard
                 .mesh
-                .call(shard, target, move |shard| {
+                .call_while_held(shard, target, move |shard| {
                     read_until_enough(shard, reads, patience)
                 })
                 .await
@@ -358,20 +373,40 @@ fn partition_data(
     partitions
 }
 
-/// Keeps the response within `max_bytes`, but for its first batch (KIP-74). What is left out comes with the next fetch.
-fn bound_bytes(partitions: &mut [PartitionData], wanted: &[Wanted], max_bytes: usize) {
+/// Bytes in memory of the first partition that has records.
+fn first_in_memory(answers: &[(usize, Answer)]) -> usize {
+    let read = answers
+        .iter()
+        .filter_map(|(place, answer)| Some((place, &answer.as_ref().ok()?.records)));
+    let first = read
+        .filter(|(_, records)| !records.is_empty())
+        .min_by_key(|(place, _)| **place);
+    first.map_or(0, |(_, records)| records.memory_len())
+}
+
+/// Keeps the response within `max_bytes`, `memory_max` of them in memory, but for its first batch (KIP-74).
+/// What is left out comes with the next fetch.
+fn bound_bytes(
+    partitions: &mut [PartitionData],
+    wanted: &[Wanted],
+    max_bytes: usize,
+    memory_max: usize,
+) {
     let mut left = max_bytes;
+    let mut memory_left = memory_max;
     let mut first = true;
     for (partition, wanted) in partitions.iter_mut().zip(wanted) {
         let length = partition.records.as_ref().map_or(0, Records::len);
+        let memory = partition.records.as_ref().map_or(0, Records::memory_len);
         if length == 0 {
             continue;
         }
         let allowed = left.min(wanted.max_bytes.max(0) as usize);
-        if length > allowed && !first {
+        if (length > allowed || memory > memory_left) && !first {
             partition.records = Some(Records::EMPTY);
         } else {
             left = left.saturating_sub(length);
+            memory_left = memory_left.saturating_sub(memory);
             first = false;
         }
     }
@@ -383,6 +418,15 @@ mod tests {
     use crate::protocol::Str;
 
     fn bounded(sizes: &[usize], partition_max: i32, max_bytes: usize) -> Vec<usize> {
+        bounded_twice(sizes, partition_max, max_bytes, usize::MAX)
+    }
+
+    fn bounded_twice(
+        sizes: &[usize],
+        partition_max: i32,
+        max_bytes: usize,
+        memory_max: usize,
+    ) -> Vec<usize> {
         let mut partitions: Vec<PartitionData> = sizes
             .iter()
             .map(|size| PartitionData {
@@ -402,7 +446,7 @@ mod tests {
                 max_bytes: partition_max,
             })
             .collect();
-        bound_bytes(&mut partitions, &wanted, max_bytes);
+        bound_bytes(&mut partitions, &wanted, max_bytes, memory_max);
         let lengths = partitions
             .iter()
             .map(|partition| partition.records.as_ref().map_or(0, Records::len));
@@ -415,5 +459,6 @@ mod tests {
         assert_eq!(bounded(&[50, 10, 0], 100, 25), [50, 0, 0]);
         assert_eq!(bounded(&[0, 50, 10], 20, 100), [0, 50, 10]);
         assert_eq!(bounded(&[10, 50, 10], 20, 100), [10, 0, 10]);
+        assert_eq!(bounded_twice(&[10, 10, 10], 20, 100, 20), [10, 10, 0]);
     }
 }

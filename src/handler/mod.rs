@@ -36,6 +36,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::ids::PartitionIndex;
 use crate::limits::LOGGED_NAME_CHARS_MAX;
+use crate::net::budget::ResponseAccount;
 use crate::net::responses::Frame;
 use crate::protocol::header::{self, RequestHeader};
 use crate::protocol::messages::*;
@@ -75,6 +76,7 @@ pub struct Context {
     pub peer: SocketAddr,
     /// Name of the listener: clients are told the addresses that belong to it.
     pub listener: Str,
+    pub response_memory: Rc<ResponseAccount>,
 }
 
 impl Context {

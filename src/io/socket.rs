@@ -188,19 +188,23 @@ impl Socket {
     /// Sends what the socket takes of `slices`, at least one byte.
     pub async fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
-            let message = libc::msghdr {
-                msg_iov: slices.as_ptr().cast_mut().cast(),
-                msg_iovlen: slices.len(),
-                // SAFETY: a zeroed msghdr is a valid empty one.
-                ..unsafe { std::mem::zeroed() }
-            };
-            // SAFETY: the slices outlive the call; IoSlice has the layout of iovec.
-            let sent = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &message, libc::MSG_NOSIGNAL) };
-            if sent >= 0 {
-                return Ok(sent as usize);
+            match self.send_now(slices) {
+                Ok(sent) => return Ok(sent),
+                Err(error) => self.wait_if_blocked(error).await?,
             }
-            self.wait_if_blocked().await?;
         }
+    }
+
+    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let message = libc::msghdr {
+            msg_iov: slices.as_ptr().cast_mut().cast(),
+            msg_iovlen: slices.len(),
+            // SAFETY: a zeroed msghdr is a valid empty one.
+            ..unsafe { std::mem::zeroed() }
+        };
+        // SAFETY: the slices outlive the call; IoSlice has the layout of iovec.
+        let sent = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &message, libc::MSG_NOSIGNAL) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
     /// Sends what the socket takes of `length` bytes of `file` from `position`, straight from the page cache.
@@ -220,8 +224,45 @@ impl Socket {
             if sent >= 0 {
                 return Ok(sent as usize);
             }
-            self.wait_if_blocked().await?;
+            self.wait_if_blocked(io::Error::last_os_error()).await?;
         }
+    }
+
+    /// Sends what the socket takes at once of `slices`; `None` when it would have to wait.
+    pub fn try_send(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        self.send_now(slices)
+            .map(Some)
+            .or_else(|error| match error {
+                error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(Some(0)),
+                error => Err(error),
+            })
+    }
+
+    /// Resolves when the socket takes something again, or the peer has gone.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.fd.writable().await.map_err(io::Error::from)
+    }
+
+    /// Whether the peer has ended the connection, or at least its half, whatever of it is still unread.
+    pub fn peer_is_gone(&self) -> bool {
+        self.is_ready_for(libc::POLLRDHUP)
+    }
+
+    /// Whether something is there to receive.
+    pub fn has_input(&self) -> bool {
+        self.is_ready_for(libc::POLLIN)
+    }
+
+    fn is_ready_for(&self, events: libc::c_short) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events,
+            revents: 0,
+        };
+        // SAFETY: one pollfd that lives through the call, which does not wait.
+        let ready = unsafe { libc::poll(&mut poll, 1, 0) };
+        ready > 0
     }
 
     /// Ends both directions, so that whoever waits on this socket wakes up.
@@ -229,8 +270,8 @@ impl Socket {
         let _gone_already = self.fd.get_ref().shutdown(std::net::Shutdown::Both);
     }
 
-    async fn wait_if_blocked(&self) -> io::Result<()> {
-        match io::Error::last_os_error() {
+    async fn wait_if_blocked(&self, error: io::Error) -> io::Result<()> {
+        match error {
             error if error.kind() == io::ErrorKind::WouldBlock => {
                 self.fd.writable().await.map_err(io::Error::from)
             }

@@ -38,6 +38,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
+use crate::limits::UNWRITTEN_BYTES_MAX;
 use epochs::{EpochCache, EpochStart};
 use producers::ProducerStates;
 use segment::Segment;
@@ -183,6 +184,11 @@ impl Log {
             .map(|segment| (segment.size.get() - segment.written.get()) as usize)
             .take_while(|bytes| *bytes > 0)
             .sum()
+    }
+
+    /// Writing does not keep up with appending: it is time to take no more.
+    pub fn is_behind(&self) -> bool {
+        self.backlog_bytes() > UNWRITTEN_BYTES_MAX || self.context.budget.is_exceeded()
     }
 
     pub fn dir(&self) -> PathBuf {

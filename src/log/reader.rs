@@ -37,6 +37,20 @@ impl Log {
         max_bytes: usize,
         at_least_one: bool,
     ) -> Result<Records, LogError> {
+        self.read_within(from, upto, max_bytes, at_least_one, usize::MAX)
+            .await
+    }
+
+    /// As [`Log::read`], with at most `memory_max` bytes from memory: where that is less than
+    /// the first batch, a range of the file is the answer, though the batch is in memory.
+    pub async fn read_within(
+        &self,
+        from: Offset,
+        upto: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
+        memory_max: usize,
+    ) -> Result<Records, LogError> {
         self.check_online()?;
         let upto = {
             let state = self.state.borrow();
@@ -52,7 +66,7 @@ impl Log {
         if from >= upto {
             return Ok(Records::EMPTY);
         }
-        if let Some(hot) = self.read_hot(from, upto, max_bytes, at_least_one) {
+        if let Some(hot) = self.read_hot(from, upto, max_bytes, at_least_one, memory_max) {
             return Ok(hot);
         }
         match self.read_cold(from, upto, max_bytes, at_least_one).await {
@@ -77,12 +91,16 @@ impl Log {
         upto: Offset,
         max_bytes: usize,
         at_least_one: bool,
+        memory_max: usize,
     ) -> Option<Records> {
         let state = self.state.borrow();
         let (mut index, first_batch) = state.tail.find(from)?;
+        if state.tail.chunk(index)?.batches[first_batch].size as usize > memory_max {
+            return None;
+        }
         let mut first_batch = first_batch;
         let mut parts = Vec::new();
-        let mut room = max_bytes;
+        let mut room = max_bytes.min(memory_max);
         let mut forced = at_least_one;
         while let Some(chunk) = state.tail.chunk(index) {
             let batches = &chunk.batches[first_batch..];

@@ -41,6 +41,11 @@ impl TailBudget {
         self.0.used.get()
     }
 
+    /// More is unwritten than may be kept.
+    pub fn is_exceeded(&self) -> bool {
+        self.0.used.get() > self.0.limit
+    }
+
     fn take(&self, bytes: usize) {
         self.0.used.set(self.0.used.get() + bytes);
     }

@@ -5,14 +5,16 @@
 //! It never decodes more than a request's header.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures::future::{AbortHandle, abortable};
 use futures::task::AtomicWaker;
 use tracing::debug;
 
@@ -20,6 +22,7 @@ use crate::handler::{self, Begun, Malformed};
 use crate::io::clock;
 use crate::io::socket::Socket;
 use crate::limits;
+use crate::net::budget::{RequestAccount, ResponseAccount};
 use crate::net::frame::{self, BadLength};
 use crate::net::responses::{Frame, Responses, SlotId};
 use crate::net::send;
@@ -37,7 +40,22 @@ pub enum ConnectionError {
     Malformed(#[from] Malformed),
     #[error("the stream ended inside a frame, {0} bytes into it")]
     Truncated(usize),
+    #[error(
+        "nothing came for {0:?} inside a frame, while the core has no more memory for requests"
+    )]
+    Stalled(Duration),
 }
+
+/// How the reading of a connection came to its end.
+enum End {
+    /// The peer has ended the stream.
+    Peers,
+    /// The connection is closing: what is in progress is still answered.
+    Ours,
+}
+
+/// A peer inside a frame is waited for this long when all others have to wait for it.
+const FRAME_PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Connection {
     pub peer: SocketAddr,
@@ -46,30 +64,37 @@ pub struct Connection {
     responses: Responses,
     /// Received and not yet cut into frames. Empty and without memory while the connection is idle.
     received: RefCell<BytesMut>,
-    request_bytes: Cell<usize>,
+    requests: RequestAccount,
+    response_memory: Rc<ResponseAccount>,
     produces: Cell<usize>,
     last_active: Cell<Instant>,
     /// Whoever reads waits here for a bound to be met again.
     reader: AtomicWaker,
     closing: Cell<bool>,
+    /// Nothing is read because a bound is reached.
+    at_bound: Cell<bool>,
+    fetches: RefCell<BTreeMap<SlotId, AbortHandle>>,
     complained: Cell<bool>,
     /// When the peer last took bytes of a response, or had all of them.
     last_taken: Cell<Instant>,
 }
 
 impl Connection {
-    pub fn new(socket: Socket, peer: SocketAddr, listener: Str) -> Rc<Connection> {
+    pub fn new(shard: &Shard, socket: Socket, peer: SocketAddr, listener: Str) -> Rc<Connection> {
         Rc::new(Connection {
             peer,
             listener,
             socket,
             responses: Responses::default(),
             received: RefCell::default(),
-            request_bytes: Cell::new(0),
+            requests: shard.request_memory.account(),
+            response_memory: Rc::new(shard.response_memory.account()),
             produces: Cell::new(0),
             last_active: Cell::new(clock::now()),
             reader: AtomicWaker::new(),
             closing: Cell::new(false),
+            at_bound: Cell::new(false),
+            fetches: RefCell::default(),
             complained: Cell::new(false),
             last_taken: Cell::new(clock::now()),
         })
@@ -81,14 +106,33 @@ impl Connection {
         let read = self.clone().read_requests(&shard).await;
         self.responses.close();
         match read {
-            Ok(()) => {}
+            Ok(End::Ours) => {}
+            Ok(End::Peers) => self.abort_fetches(),
             Err(ConnectionError::Io(error)) => {
                 debug!(peer = %self.peer, %error, "connection lost");
-                self.socket.shutdown();
+                self.end();
             }
-            Err(error) => self.complain(&shard, &error),
+            Err(error) => {
+                self.complain(&shard, &error);
+                self.abort_fetches();
+            }
         }
         sender.await;
+    }
+
+    /// Nothing more is received or sent. What is in progress still takes its slots; nobody waits for bytes to fetch.
+    fn end(&self) {
+        self.closing.set(true);
+        self.socket.shutdown();
+        self.abort_fetches();
+        self.reader.wake();
+    }
+
+    /// Nobody is there to take what the fetches in progress wait for.
+    fn abort_fetches(&self) {
+        for (_, fetch) in self.fetches.take() {
+            fetch.abort();
+        }
     }
 
     /// Says why the connection ends; one line a connection, whatever else goes wrong on it.
@@ -108,21 +152,32 @@ impl Connection {
         let stuck = now.saturating_duration_since(self.last_taken.get()) >= patience;
         if stuck && self.responses.bytes() > 0 {
             debug!(peer = %self.peer, "the peer does not take its answers");
-            self.socket.shutdown();
+            self.end();
         }
     }
 
-    /// Ends the connection now if nothing happened on it for `idle`. Frees what an idle one need not hold.
-    pub fn sweep(&self, now: Instant, idle: Option<Duration>) {
-        if self.responses.outstanding() > 0 || self.responses.bytes() > 0 {
-            return;
+    /// Ends the connection now if nothing happened on it for `idle`, or if others suffer from how it stands still.
+    /// Frees what an idle one need not hold.
+    pub fn sweep(&self, shard: &Shard, now: Instant, idle: Option<Duration>) {
+        if self.stalls(now) {
+            self.complain(shard, &ConnectionError::Stalled(FRAME_PATIENCE));
+            return self.end();
         }
-        let quiet = now.saturating_duration_since(self.last_active.get());
+        let active = if self.responses.bytes() > 0 {
+            self.last_taken.get()
+        } else if self.responses.outstanding() > 0 {
+            // Whoever does not read does not see the stream end.
+            if self.at_bound.get() && self.socket.peer_is_gone() {
+                self.end();
+            }
+            return;
+        } else {
+            self.last_active.get()
+        };
+        let quiet = now.saturating_duration_since(active);
         if idle.is_some_and(|idle| quiet > idle) {
             debug!(peer = %self.peer, "connection idle for connections.max.idle.ms");
-            self.closing.set(true);
-            self.socket.shutdown();
-            return;
+            return self.end();
         }
         if quiet > Duration::from_secs(1)
             && let Ok(mut received) = self.received.try_borrow_mut()
@@ -132,19 +187,34 @@ impl Connection {
         }
     }
 
-    async fn read_requests(self: Rc<Self>, shard: &Rc<Shard>) -> Result<(), ConnectionError> {
+    /// The core's request memory is full of unfinished frames, and the rest of this one's does not come.
+    fn stalls(&self, now: Instant) -> bool {
+        let inside_frame = || {
+            let received = self.received.try_borrow();
+            received.is_ok_and(|received| !received.is_empty())
+        };
+        let quiet = now.saturating_duration_since(self.last_active.get());
+        self.requests.holds_others_up()
+            && quiet > FRAME_PATIENCE
+            && inside_frame()
+            && !self.socket.has_input()
+    }
+
+    async fn read_requests(self: Rc<Self>, shard: &Rc<Shard>) -> Result<End, ConnectionError> {
         let max = shard.broker.config.socket_request_max_bytes;
         let context = Rc::new(handler::Context {
             shard: shard.clone(),
             peer: self.peer,
             listener: self.listener.clone(),
+            response_memory: self.response_memory.clone(),
         });
         loop {
             loop {
                 let taken = frame::take(&mut self.received.borrow_mut(), max)?;
                 let Some(request) = taken else { break };
+                self.requests.on_frame();
                 if !self.room().await {
-                    return Ok(());
+                    return Ok(End::Ours);
                 }
                 self.begin(&context, request).await?;
             }
@@ -157,10 +227,10 @@ impl Connection {
     }
 
     /// The stream has ended: well between two frames, or when it was us who ended it.
-    fn ended(&self) -> Result<(), ConnectionError> {
+    fn ended(&self) -> Result<End, ConnectionError> {
         match self.received.borrow().len() {
-            0 => Ok(()),
-            _ if self.closing.get() => Ok(()),
+            _ if self.closing.get() => Ok(End::Ours),
+            0 => Ok(End::Peers),
             rest => Err(ConnectionError::Truncated(rest)),
         }
     }
@@ -168,6 +238,15 @@ impl Connection {
     /// Receives at least a byte; `false` when the peer has ended the stream or the connection is closing.
     async fn receive(&self, max: usize) -> Result<bool, ConnectionError> {
         loop {
+            self.wait_until(|connection, context| {
+                let inside_frame = !connection.received.borrow().is_empty();
+                connection.closing.get()
+                    || connection
+                        .requests
+                        .poll_room(inside_frame, context)
+                        .is_ready()
+            })
+            .await;
             if self.closing.get() {
                 return Ok(false);
             }
@@ -175,7 +254,10 @@ impl Connection {
                 let mut received = self.received.borrow_mut();
                 frame::reserve(&mut received, max, limits::RECEIVE_BYTES);
                 match self.socket.try_receive(&mut received)? {
-                    Some(bytes) => return Ok(bytes > 0),
+                    Some(bytes) => {
+                        self.requests.on_received(bytes);
+                        return Ok(bytes > 0);
+                    }
                     None if received.is_empty()
                         && received.capacity() > limits::RECEIVE_BYTES_IDLE_MAX =>
                     {
@@ -195,15 +277,8 @@ impl Connection {
     }
 
     async fn closing(&self) {
-        poll_fn(|context| {
-            self.reader.register(context.waker());
-            if self.closing.get() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+        self.wait_until(|connection, _| connection.closing.get())
+            .await;
     }
 
     async fn begin(
@@ -211,10 +286,11 @@ impl Connection {
         context: &Rc<handler::Context>,
         request: Bytes,
     ) -> Result<(), ConnectionError> {
-        let bytes = request.len();
+        let bytes = frame::LENGTH_BYTES + request.len();
+        self.requests.on_begun(bytes);
         let header = handler::header(&request)?;
         if header.runs_alone() {
-            self.wait_until(|connection| connection.produces.get() == 0)
+            self.wait_until(|connection, _| connection.produces.get() == 0)
                 .await;
         }
         let slot = self.responses.take_slot();
@@ -225,7 +301,6 @@ impl Connection {
                 return Err(malformed.into());
             }
         };
-        self.request_bytes.set(self.request_bytes.get() + bytes);
         match begun {
             Begun::Alone(response) => {
                 let result = response.await;
@@ -243,8 +318,11 @@ impl Connection {
             }
             Begun::Fetch(response) => {
                 let (connection, context) = (self.clone(), context.clone());
+                let (response, handle) = abortable(response);
+                self.fetches.borrow_mut().insert(slot, handle);
                 glommio::spawn_local(async move {
-                    let result = response.await;
+                    let result = response.await.unwrap_or(Ok(None));
+                    connection.fetches.borrow_mut().remove(&slot);
                     connection.complete_or_end(&context.shard, slot, bytes, result);
                 })
                 .detach();
@@ -259,10 +337,19 @@ impl Connection {
         bytes: usize,
         response: Result<Option<Frame>, Malformed>,
     ) -> Result<(), ConnectionError> {
-        self.request_bytes.set(self.request_bytes.get() - bytes);
+        self.requests.on_done(bytes);
         self.reader.wake();
         match response {
-            Ok(frame) => {
+            Ok(mut frame) => {
+                if let Some(frame) = &mut frame {
+                    if self.response_memory.is_scarce() {
+                        frame.detach();
+                    }
+                    self.response_memory.take(frame.memory());
+                    if self.responses.bytes() == 0 {
+                        self.last_taken.set(clock::now());
+                    }
+                }
                 self.responses.fill(slot, frame);
                 Ok(())
             }
@@ -282,27 +369,29 @@ impl Connection {
     ) {
         if let Err(error) = self.complete(slot, bytes, response) {
             self.complain(shard, &error);
-            self.closing.set(true);
-            self.socket.shutdown();
+            self.end();
         }
     }
 
     /// Waits until another request may begin; `false` when none may any more.
     async fn room(&self) -> bool {
-        self.wait_until(|connection| {
+        self.at_bound.set(true);
+        self.wait_until(|connection, _| {
             connection.closing.get()
-                || (connection.request_bytes.get() < limits::CONNECTION_REQUEST_BYTES_MAX
+                || (connection.requests.in_progress() < limits::CONNECTION_REQUEST_BYTES_MAX
                     && connection.responses.outstanding() < limits::CONNECTION_REQUESTS_MAX
-                    && connection.responses.bytes() < limits::CONNECTION_RESPONSE_BYTES_MAX)
+                    && connection.responses.bytes() < limits::CONNECTION_RESPONSE_BYTES_MAX
+                    && !connection.response_memory.must_wait())
         })
         .await;
+        self.at_bound.set(false);
         !self.closing.get()
     }
 
-    async fn wait_until(&self, condition: impl Fn(&Connection) -> bool) {
+    async fn wait_until(&self, condition: impl Fn(&Connection, &Context<'_>) -> bool) {
         poll_fn(|context| {
             self.reader.register(context.waker());
-            if condition(self) {
+            if condition(self, context) {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -316,16 +405,17 @@ impl Connection {
         let mut broken = false;
         while self.responses.next(&mut frames).await {
             let bytes = frames.iter().map(|frame| frame.length).sum();
+            let memory = frames.iter().map(Frame::memory).sum();
             let on_sent = || self.last_taken.set(clock::now());
             if !broken && let Err(error) = send::frames(&self.socket, &frames, on_sent).await {
                 debug!(peer = %self.peer, %error, "connection lost while sending");
                 // The reader sees the end of the stream; what is in progress still takes its slots.
                 broken = true;
-                self.closing.set(true);
-                self.socket.shutdown();
+                self.end();
             }
             frames.clear();
             self.responses.sent(bytes);
+            self.response_memory.give_back(memory);
             self.last_active.set(clock::now());
             self.reader.wake();
         }

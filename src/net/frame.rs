@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-const LENGTH_BYTES: usize = 4;
+pub const LENGTH_BYTES: usize = 4;
 
 /// What is reserved for a frame before its bytes arrive; a larger frame earns more by sending.
 const RESERVE_MAX: usize = 1 << 20;

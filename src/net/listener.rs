@@ -1,5 +1,6 @@
 //! Owns accepting: every core accepts, and hands the socket to the core with the fewest live connections.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
+use crate::config::BrokerConfig;
 use crate::ids::ShardId;
 use crate::io::clock;
 use crate::io::socket::{BoundListener, Listener, Socket};
@@ -17,18 +19,55 @@ use crate::shard::Shard;
 /// Accepting goes wrong for a while when descriptors or memory have run out; trying again at once only burns the core.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// How often a connection beyond `max.connections` looks whether another has ended.
+const SEAT_RETRY: Duration = Duration::from_millis(20);
+
 /// The live connections of the whole broker. Locked only when one begins or ends.
 #[derive(Debug)]
 pub struct Connections {
     counts: Mutex<Counts>,
 }
 
+/// How many connections there may be.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// `max.connections`: further ones wait until one ends.
+    pub all: usize,
+    /// `max.connections.per.ip`: further ones are closed.
+    pub of_address: usize,
+    /// `max.connections.per.ip.overrides`
+    pub of_addresses: HashMap<IpAddr, usize>,
+}
+
+impl Bounds {
+    pub fn new(config: &BrokerConfig) -> Bounds {
+        let overrides = config.max_connections_per_ip_overrides.iter();
+        Bounds {
+            all: config.max_connections,
+            of_address: config.max_connections_per_ip,
+            of_addresses: overrides.copied().collect(),
+        }
+    }
+
+    fn of(&self, address: IpAddr) -> usize {
+        let own = self.of_addresses.get(&address.to_canonical());
+        own.copied().unwrap_or(self.of_address)
+    }
+}
+
+/// Why there is no seat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoSeat {
+    /// Until some connection ends.
+    Now,
+    AddressHas(usize),
+}
+
 #[derive(Debug)]
 struct Counts {
-    max: usize,
-    max_per_address: usize,
+    bounds: Bounds,
     by_shard: Vec<usize>,
-    by_address: std::collections::HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, usize>,
 }
 
 /// One live connection's place in the counts; given back when it is dropped.
@@ -40,12 +79,10 @@ pub struct Seat {
 }
 
 impl Connections {
-    /// `max` bounds all connections (`max.connections`), `max_per_address` those of one client (`max.connections.per.ip`).
-    pub fn new(shards: u16, max: usize, max_per_address: usize) -> Arc<Connections> {
+    pub fn new(shards: u16, bounds: Bounds) -> Arc<Connections> {
         Arc::new(Connections {
             counts: Mutex::new(Counts {
-                max,
-                max_per_address,
+                bounds,
                 by_shard: vec![0; usize::from(shards)],
                 by_address: Default::default(),
             }),
@@ -53,29 +90,34 @@ impl Connections {
     }
 
     /// From now on; connections that are there stay.
-    pub fn set_bounds(&self, max: usize, max_per_address: usize) {
+    pub fn set_bounds(&self, bounds: Bounds) {
         let mut counts = self.counts.lock().expect("no one panics while counting");
-        (counts.max, counts.max_per_address) = (max, max_per_address);
+        counts.bounds = bounds;
     }
 
     /// A seat on the core with the fewest connections; on `own` among equals, which saves the hand-over.
-    pub fn seat(self: &Arc<Self>, own: ShardId, address: IpAddr) -> Option<Seat> {
+    pub fn seat(self: &Arc<Self>, own: ShardId, address: IpAddr) -> Result<Seat, NoSeat> {
         let mut counts = self.counts.lock().expect("no one panics while counting");
         let of_address = counts.by_address.get(&address).copied().unwrap_or(0);
         let all: usize = counts.by_shard.iter().sum();
-        if all >= counts.max || of_address >= counts.max_per_address {
-            return None;
+        let most = counts.bounds.of(address);
+        if of_address >= most {
+            return Err(NoSeat::AddressHas(most));
+        }
+        if all >= counts.bounds.all {
+            return Err(NoSeat::Now);
         }
         let fewest = counts.by_shard.iter().min().copied().unwrap_or(0);
         let own = usize::from(own.0);
         let shard = if counts.by_shard[own] == fewest {
             own
         } else {
-            counts.by_shard.iter().position(|&count| count == fewest)?
+            let place = counts.by_shard.iter().position(|&count| count == fewest);
+            place.expect("the fewest are somewhere")
         };
         counts.by_shard[shard] += 1;
         counts.by_address.insert(address, of_address + 1);
-        Some(Seat {
+        Ok(Seat {
             connections: self.clone(),
             shard: ShardId(shard as u16),
             address,
@@ -112,7 +154,7 @@ pub async fn accept(shard: Rc<Shard>, bound: BoundListener, name: Str) {
             return;
         }
         match accepted {
-            Ok((stream, peer)) => admit(&shard, stream, peer, name.clone()),
+            Ok((stream, peer)) => admit(&shard, stream, peer, name.clone()).await,
             Err(error) => {
                 warn!(%error, "accepting failed");
                 glommio::timer::sleep(ACCEPT_RETRY).await;
@@ -121,10 +163,20 @@ pub async fn accept(shard: Rc<Shard>, bound: BoundListener, name: Str) {
     }
 }
 
-fn admit(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str) {
-    let Some(seat) = shard.broker.connections.seat(shard.id, peer.ip()) else {
-        let reason = &"max.connections or max.connections.per.ip is reached";
-        return shard.complaints.on_closed(clock::now(), peer, reason);
+/// As in Kafka a connection too many waits for another to end, and nobody is accepted after it; one too many
+/// from its address is closed.
+async fn admit(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str) {
+    let seat = loop {
+        match shard.broker.connections.seat(shard.id, peer.ip()) {
+            Ok(seat) => break seat,
+            Err(NoSeat::AddressHas(max)) => {
+                let reason =
+                    format!("its address has the {max} connections of max.connections.per.ip");
+                return shard.complaints.on_closed(clock::now(), peer, &reason);
+            }
+            Err(NoSeat::Now) if shard.stopping() => return,
+            Err(NoSeat::Now) => glommio::timer::sleep(SEAT_RETRY).await,
+        }
     };
     let handed_over = shard.mesh.call(shard, seat.shard, move |shard| async move {
         begin(shard, stream, peer, listener, seat);
@@ -145,7 +197,7 @@ fn begin(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, s
     if let Err(error) = socket.set_buffers(buffers.0, buffers.1) {
         warn!(%peer, %error, "socket buffers keep the kernel's sizes");
     }
-    let connection = Connection::new(socket, peer, listener);
+    let connection = Connection::new(&shard, socket, peer, listener);
     let number = shard.connection_began(connection.clone());
     glommio::spawn_local(async move {
         connection.serve(shard.clone()).await;
@@ -161,9 +213,17 @@ mod tests {
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
+    fn bounds(all: usize, of_address: usize) -> Bounds {
+        Bounds {
+            all,
+            of_address,
+            of_addresses: HashMap::new(),
+        }
+    }
+
     #[test]
     fn the_core_with_the_fewest_connections_gets_the_next() {
-        let connections = Connections::new(2, 10, 10);
+        let connections = Connections::new(2, bounds(10, 10));
         let seats: Vec<Seat> = (0..4)
             .map(|_| connections.seat(ShardId(1), CLIENT).unwrap())
             .collect();
@@ -174,18 +234,23 @@ mod tests {
     }
 
     #[test]
-    fn bounds_refuse_and_a_freed_seat_admits_again() {
-        let connections = Connections::new(1, 3, 2);
-        let first = connections.seat(ShardId(0), CLIENT);
-        let second = connections.seat(ShardId(0), CLIENT);
-        assert!(first.is_some() && second.is_some());
-        assert!(connections.seat(ShardId(0), CLIENT).is_none());
+    fn bounds_hold_and_a_freed_seat_admits_again() {
+        let connections = Connections::new(1, bounds(3, 2));
+        let seat = |address| connections.seat(ShardId(0), address);
+        let first = seat(CLIENT).unwrap();
+        let _second = seat(CLIENT).unwrap();
+        assert_eq!(seat(CLIENT).unwrap_err(), NoSeat::AddressHas(2));
         drop(first);
-        let third = connections.seat(ShardId(0), CLIENT);
-        assert!(third.is_some());
-        connections.set_bounds(3, 3);
-        let fourth = connections.seat(ShardId(0), CLIENT);
-        assert!(fourth.is_some());
-        assert!(connections.seat(ShardId(0), CLIENT).is_none());
+        let _third = seat(CLIENT).unwrap();
+        let other = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+        let _fourth = seat(other).unwrap();
+        assert_eq!(seat(other).unwrap_err(), NoSeat::Now);
+        connections.set_bounds(Bounds {
+            of_addresses: HashMap::from([(other, 1)]),
+            ..bounds(10, 3)
+        });
+        assert_eq!(seat(other).unwrap_err(), NoSeat::AddressHas(1));
+        let _fifth = seat(CLIENT).unwrap();
+        assert_eq!(seat(CLIENT).unwrap_err(), NoSeat::AddressHas(3));
     }
 }

@@ -8,13 +8,37 @@ use std::task::Poll;
 
 use futures::task::AtomicWaker;
 
-use crate::protocol::Part;
+use crate::limits::{RESPONSE_PIECE_BYTES_LEAST, SEND_BYTES};
+use crate::protocol::{Part, Records};
 
 /// A response, framed: its parts begin with the length that Kafka's frames begin with.
 #[derive(Debug)]
 pub struct Frame {
     pub parts: Vec<Part>,
     pub length: usize,
+}
+
+impl Frame {
+    /// What the frame counts in the response memory: a piece of another buffer keeps all of that alive.
+    pub fn memory(&self) -> usize {
+        let pieces = self.parts.iter().enumerate();
+        let cost = |(place, part): (usize, &Part)| match part {
+            Part::File(_) => 0,
+            Part::Memory(bytes) if place == 0 => bytes.len(),
+            Part::Memory(bytes) => bytes.len().max(RESPONSE_PIECE_BYTES_LEAST),
+        };
+        pieces.map(cost).sum()
+    }
+
+    /// Copies its pieces into a buffer of its own, if it is small and all of it lies in memory.
+    pub fn detach(&mut self) {
+        let small = self.length <= RESPONSE_PIECE_BYTES_LEAST && self.parts.len() > 1;
+        let in_file = |part: &Part| matches!(part, Part::File(_));
+        if small && !self.parts.iter().any(in_file) {
+            let records = Records::from(std::mem::take(&mut self.parts));
+            self.parts = vec![Part::Memory(records.to_bytes())];
+        }
+    }
 }
 
 enum Slot {
@@ -25,7 +49,7 @@ enum Slot {
 }
 
 /// Where a request's response belongs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SlotId(u64);
 
 #[derive(Default)]
@@ -87,7 +111,8 @@ impl Responses {
         self.sender.wake();
     }
 
-    /// Moves all frames whose turn it is into `frames`, waiting for the first; `false` when there will be none.
+    /// Moves frames whose turn it is into `frames`, about as many bytes as one send should have, waiting for the
+    /// first; `false` when there will be none.
     pub async fn next(&self, frames: &mut Vec<Frame>) -> bool {
         poll_fn(|context| {
             self.sender.register(context.waker());
@@ -105,8 +130,10 @@ impl Responses {
 
     fn take_ready(&self, frames: &mut Vec<Frame>) {
         let mut slots = self.slots.borrow_mut();
-        while !matches!(slots.front(), None | Some(Slot::InProgress)) {
+        let mut bytes = 0;
+        while bytes < SEND_BYTES && !matches!(slots.front(), None | Some(Slot::InProgress)) {
             if let Some(Slot::Ready(frame)) = slots.pop_front() {
+                bytes += frame.length;
                 frames.push(frame);
             }
             self.first.set(self.first.get() + 1);
@@ -144,6 +171,30 @@ mod tests {
         assert_eq!(lengths(&responses), Some(vec![1, 3]));
         assert_eq!(responses.outstanding(), 0);
         assert_eq!(responses.bytes(), 4);
+    }
+
+    #[test]
+    fn one_send_gets_about_as_much_as_it_should_have() {
+        let responses = Responses::default();
+        for _ in 0..3 {
+            let slot = responses.take_slot();
+            responses.fill(slot, Some(frame(SEND_BYTES / 2)));
+        }
+        assert_eq!(lengths(&responses), Some(vec![SEND_BYTES / 2; 2]));
+        assert_eq!(lengths(&responses), Some(vec![SEND_BYTES / 2]));
+    }
+
+    #[test]
+    fn a_small_frame_is_detached_from_the_buffers_of_its_pieces() {
+        let piece = |bytes: &'static [u8]| Part::Memory(bytes.into());
+        let mut frame = Frame {
+            parts: vec![piece(b"head"), piece(b"records")],
+            length: 11,
+        };
+        assert_eq!(frame.memory(), 4 + RESPONSE_PIECE_BYTES_LEAST);
+        frame.detach();
+        assert_eq!(frame.parts, [piece(b"headrecords")]);
+        assert_eq!(frame.memory(), 11);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use crate::io::FileRange;
 use crate::io::file::resident;
 use crate::io::socket::Socket;
-use crate::limits::{COLD_READ_BYTES, SEND_SLICES_MAX, YIELD_BYTES};
+use crate::limits::{COLD_READ_BYTES, COLD_READ_BYTES_LEAST, SEND_SLICES_MAX, YIELD_BYTES};
 use crate::net::responses::Frame;
 use crate::protocol::Part;
 
@@ -46,28 +46,34 @@ async fn slices(socket: &Socket, slices: &[&[u8]], on_sent: &impl Fn()) -> io::R
     Ok(())
 }
 
+/// What is not resident is read, which makes it so, and what the socket does not take at once of it is
+/// let go again: a peer that reads slowly holds no memory while it is waited for.
 async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Result<()> {
     let mut position = range.position;
     let end = range.position + u64::from(range.length);
+    let mut piece = COLD_READ_BYTES;
     while position < end {
-        let length = ((end - position) as usize).min(YIELD_BYTES);
-        if resident(&range.file, position, length as u32) {
+        let left = (end - position) as usize;
+        let length = left.min(YIELD_BYTES);
+        let sent = if resident(&range.file, position, length as u32) {
             match socket.send_file(&range.file, position, length).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                sent => {
-                    on_sent();
-                    position += sent as u64;
-                }
+                sent => sent,
             }
         } else {
-            let length = ((end - position) as usize).min(COLD_READ_BYTES);
-            let bytes = range.read(position, length).await?;
+            socket.writable().await?;
+            let bytes = range.read(position, left.min(piece)).await?;
             if bytes.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            slices(socket, &[&bytes], on_sent).await?;
-            position += bytes.len() as u64;
+            let sent = socket.try_send(&[IoSlice::new(&bytes)])?.unwrap_or(0);
+            piece = (sent * 2).clamp(COLD_READ_BYTES_LEAST, COLD_READ_BYTES);
+            sent
+        };
+        if sent > 0 {
+            on_sent();
         }
+        position += sent as u64;
         glommio::yield_if_needed().await;
     }
     Ok(())

@@ -122,6 +122,8 @@ pub struct FoundOffset {
 pub struct ReadBounds {
     pub offset: Offset,
     pub max_bytes: usize,
+    /// What of it may lie in memory; a first batch larger than that comes from the file.
+    pub memory_max: usize,
     /// The first batch is returned whole even if it is larger than `max_bytes` (KIP-74).
     pub at_least_one: bool,
     pub read_committed: bool,
@@ -249,6 +251,8 @@ impl Partition {
 
     fn acknowledgement(&self, acks: Acks, end: Offset) -> Option<Acknowledgement<LogError>> {
         match acks {
+            // Nobody waits for an answer; but who produces faster than the disk takes it is read no faster.
+            Acks::None if self.log.is_behind() => Some(self.written.borrow_mut().wait(end)),
             Acks::None => None,
             Acks::Leader if self.log.written_end() >= end => None,
             Acks::Leader => Some(self.written.borrow_mut().wait(end)),
@@ -276,7 +280,13 @@ impl Partition {
         if bounds.offset < upto && diverging.is_none() {
             records = self
                 .log
-                .read(bounds.offset, upto, bounds.max_bytes, bounds.at_least_one)
+                .read_within(
+                    bounds.offset,
+                    upto,
+                    bounds.max_bytes,
+                    bounds.at_least_one,
+                    bounds.memory_max,
+                )
                 .await?;
             if bounds.read_committed && !records.is_empty() {
                 // More than these records need is no harm: clients take them by their offsets.

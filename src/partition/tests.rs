@@ -52,6 +52,7 @@ fn read_committed_ends_before_an_open_transaction_and_tells_of_aborted_ones() {
             let bounds = ReadBounds {
                 offset: Offset(0),
                 max_bytes: 1 << 20,
+                memory_max: usize::MAX,
                 at_least_one: true,
                 read_committed,
                 last_fetched_epoch: LeaderEpoch(-1),

@@ -49,6 +49,13 @@ impl Records {
         self.parts.iter().map(Part::len).sum()
     }
 
+    /// Bytes of those parts that lie in memory.
+    pub fn memory_len(&self) -> usize {
+        let parts = self.parts.iter();
+        let in_memory = parts.filter(|part| matches!(part, Part::Memory(_)));
+        in_memory.map(Part::len).sum()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.parts.iter().all(Part::is_empty)
     }

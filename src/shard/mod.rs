@@ -24,10 +24,12 @@ use crate::controller::{MetadataDelta, MetadataImage, ResourceType, TopicImage};
 use crate::handler::fetch_session::FetchSessions;
 use crate::ids::{BrokerId, PartitionIndex, ShardId};
 use crate::io::clock;
+use crate::limits::{CORE_REQUEST_BYTES_MAX, CORE_RESPONSE_BYTES_MAX};
 use crate::log::LogContext;
+use crate::net::budget::{RequestBudget, ResponseBudget};
 use crate::net::complaints::Complaints;
 use crate::net::connection::Connection;
-use crate::net::listener::Connections;
+use crate::net::listener::{Bounds, Connections};
 use crate::partition::{Partition, PartitionError};
 use crate::protocol::{Str, Uuid};
 use checkpoints::Checkpoints;
@@ -39,6 +41,14 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// At a stop, a peer that takes nothing of its answers for so long is not waited for.
 const STUCK: Duration = Duration::from_secs(1);
+
+/// Bytes of requests that one core may hold: its part of `queued.max.request.bytes`, if that says something.
+fn request_bytes_max(broker: &Broker) -> usize {
+    match broker.config.queued_max_request_bytes {
+        None | Some(0) => CORE_REQUEST_BYTES_MAX,
+        Some(bytes) => (bytes / usize::from(broker.shards)).max(1),
+    }
+}
 
 /// The core on which the embedded controller runs.
 pub const CONTROLLER_SHARD: ShardId = ShardId(0);
@@ -74,6 +84,8 @@ pub struct Shard {
     pub complaints: Complaints,
     /// Of the data folder; on the leading core alone.
     pub checkpoints: Checkpoints,
+    pub request_memory: Rc<RequestBudget>,
+    pub response_memory: Rc<ResponseBudget>,
     /// On the core that runs the embedded controller alone.
     controller: RefCell<Option<Rc<ControllerDriver>>>,
     image: RefCell<Arc<MetadataImage>>,
@@ -99,6 +111,8 @@ impl Shard {
             producer_ids: ProducerIds::default(),
             complaints: Complaints::new(clock::now()),
             checkpoints: Checkpoints::default(),
+            request_memory: RequestBudget::new(request_bytes_max(&broker)),
+            response_memory: ResponseBudget::new(CORE_RESPONSE_BYTES_MAX),
             controller: RefCell::default(),
             image: RefCell::new(Arc::new(MetadataImage::new(broker.cluster_id.clone()))),
             topic_configs: RefCell::default(),
@@ -159,8 +173,7 @@ impl Shard {
             Ok(config) => {
                 let expiration_ms = config.producer_id_expiration_ms;
                 self.logs.producer_id_expiration_ms.set(expiration_ms);
-                let bounds = (config.max_connections, config.max_connections_per_ip);
-                self.broker.connections.set_bounds(bounds.0, bounds.1);
+                self.broker.connections.set_bounds(Bounds::new(&config));
             }
             Err(error) => warn!(%error, "the broker's dynamic settings contradict its own"),
         }
@@ -345,7 +358,7 @@ impl Shard {
             let now = clock::now();
             let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
             for connection in connections {
-                connection.sweep(now, idle);
+                connection.sweep(&self, now, idle);
             }
             self.complaints.on_tick(now);
             self.fetch_sessions.borrow_mut().evict_idle(now);

@@ -24,7 +24,7 @@ use crate::limits;
 use crate::log::checkpoints::{META_PROPERTIES_FILE, MetaProperties};
 use crate::log::directory;
 use crate::log::{LogContext, TailBudget};
-use crate::net::listener::{self, Connections};
+use crate::net::listener::{self, Bounds, Connections};
 use crate::protocol::{Str, Uuid};
 use crate::shard::mesh::{self, Mesh, MeshEnds};
 use crate::shard::{Broker, Shard, checkpoints, sync};
@@ -197,11 +197,7 @@ fn introduce(config: BrokerConfig, shards: u16) -> Result<Broker, StartError> {
         )));
     }
     Ok(Broker {
-        connections: Connections::new(
-            shards,
-            config.max_connections,
-            config.max_connections_per_ip,
-        ),
+        connections: Connections::new(shards, Bounds::new(&config)),
         config: Arc::new(config),
         cluster_id: Str::from(identity.cluster_id),
         directory_id: identity.directory_id.unwrap_or(Uuid(entropy::uuid())),

@@ -46,18 +46,15 @@ impl Broker {
         let errors = child.stderr.take().expect("stderr is piped");
         let reader = log.clone();
         std::thread::spawn(move || reader.follow(errors));
-        let started = log.wait_for("the broker to start", |lines| {
-            lines
-                .iter()
-                .find(|line| line.contains("Kafka Server started"))
-                .cloned()
-        });
-        Broker {
+        let mut broker = Broker {
             child,
-            address: address_in(&started),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
             _folder: folder,
-        }
+        };
+        let started = broker.wait_for_line("Kafka Server started");
+        broker.address = address_in(&started[0]);
+        broker
     }
 
     /// Waits until some log line contains `text`, and gives all that do.

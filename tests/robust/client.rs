@@ -1,7 +1,7 @@
 //! Owns a blocking Kafka client that can do what no good client does: send any bytes, stop half way, never read.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use bytes::Bytes;
 use coati::protocol::batch::BatchBuilder;
@@ -63,6 +63,20 @@ impl Client {
     pub fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
         let correlation_id = self.send(request, version);
         self.receive::<R>(correlation_id, version)
+    }
+
+    /// As [`Client::call`]; an error when the broker ends the connection instead.
+    pub fn try_call<R: Request>(&mut self, request: &R, version: i16) -> io::Result<R::Response> {
+        self.stream.write_all(&frame(request, version, 1))?;
+        let mut reader = Reader::new(self.receive_frame()?);
+        read_response_header(&mut reader, R::KEY, version).expect("a header");
+        Ok(R::Response::decode(&mut reader, version).expect("a response that can be decoded"))
+    }
+
+    /// Ends its half of the stream and waits for the broker to end the other.
+    pub fn expect_end(&mut self) {
+        self.stream.shutdown(Shutdown::Write).expect("half open");
+        self.expect_closed();
     }
 
     pub fn receive_frame(&mut self) -> io::Result<Bytes> {

@@ -2,6 +2,7 @@
 //! signals. It must answer or close, say so in one line, and keep serving everybody else.
 
 mod bad_frames;
+mod bounds;
 mod broker;
 mod client;
 mod order;
