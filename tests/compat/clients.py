@@ -16,19 +16,21 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "lib")]
 import broker
 import cases
+import wire
 
 ALL_CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 CLIENT_DEADLINE_SECONDS = 600
 
 
 class Client:
-    def __init__(self, name: str, command: list[str], codecs=ALL_CODECS, own_timestamps=True):
+    def __init__(self, name: str, command: list[str], codecs=ALL_CODECS, own_timestamps=True, is_librdkafka=False):
         self.name, self.command, self.codecs, self.own_timestamps = name, command, codecs, own_timestamps
+        self.is_librdkafka = is_librdkafka
 
 
 CLIENTS = [
-    Client("kcat", [sys.executable, str(HERE / "kcat.py")], own_timestamps=False),
-    Client("rdkafka", [str(broker.DEPS / "rdkafka" / "release" / "compat-rdkafka")]),
+    Client("kcat", [sys.executable, str(HERE / "kcat.py")], own_timestamps=False, is_librdkafka=True),
+    Client("rdkafka", [str(broker.DEPS / "rdkafka" / "release" / "compat-rdkafka")], is_librdkafka=True),
     Client("java", broker.java_command("Client")),
     Client("franz-go", [str(broker.DEPS / "franz-go")]),
     Client("kafka-python", [str(broker.DEPS / "python" / "bin" / "python"), str(HERE / "kafka-python" / "client.py")]),
@@ -47,6 +49,27 @@ def produce_cases(client: Client, base_timestamp: int) -> list[dict]:
                 "codec": codec, "acks": acks, "idempotent": idempotent, "timestamps": client.own_timestamps,
             })
     return made
+
+
+def check_codecs(client: Client, bootstrap: str, produced: list[dict], title: str) -> int:
+    """The client has compressed as it was told: what lies in the topics has the codec; the number of failures."""
+    failures = 0
+    with wire.Connection(bootstrap) as connection:
+        has_groups = any(api["ApiKey"] == wire.API_KEYS["FindCoordinator"] for api in connection.ask("ApiVersions", 0)["ApiKeys"])
+        for codec in client.codecs:
+            # librdkafka takes FindCoordinator for the sign of a broker that knows lz4, and sends plain batches without it.
+            expected = "none" if codec == "lz4" and client.is_librdkafka and not has_groups else codec
+            found = {ALL_CODECS[batch[22] & 7] for case in produced if case.get("codec") == codec for batch in first_batches(connection, case)}
+            failures += found != {expected}
+            print(f"{'pass' if found == {expected} else 'FAIL'} {title} stores {codec} as {', '.join(sorted(found))}", flush=True)
+    return failures
+
+
+def first_batches(connection, case: dict):
+    """The first batch of each partition of the case's topic."""
+    answer = connection.ask("Fetch", 12, {"ReplicaId": -1, "MaxWaitMs": 0, "MinBytes": 0, "MaxBytes": 1 << 26, "Topics": [
+        {"Topic": case["topic"], "Partitions": [{"Partition": p, "FetchOffset": 0, "PartitionMaxBytes": 1} for p in range(case["partitions"])]}]})
+    return [partition["Records"] for partition in answer["Responses"][0]["Partitions"] if partition["Records"]]
 
 
 def run(client: Client, bootstrap: str, todo: list[dict], title: str) -> int:
@@ -87,6 +110,7 @@ def main():
         cases.create_topics(server.bootstrap, [c["topic"] for made in produced.values() for c in made if c["kind"] == "produce"])
         for client in chosen:
             failures += run(client, server.bootstrap, produced[client.name], f"{label} {client.name}")
+            failures += check_codecs(client, server.bootstrap, produced[client.name], f"{label} {client.name}")
         for reader in chosen:
             others = [case | {"kind": "verify", "name": f"reads {client.name}'s {case['codec']}"}
                       for client in chosen if client is not reader for case in produced[client.name]
