@@ -5,5 +5,6 @@ mod bad_frames;
 mod bounds;
 mod broker;
 mod client;
+mod crowd;
 mod order;
 mod shutdown;
