@@ -6,17 +6,19 @@
     reason = "an allocator that counts can't be written without"
 )]
 
+#[path = "fuzz/damage.rs"]
+mod damage;
 #[path = "fuzz/targets.rs"]
 mod targets;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use coati::io::clock;
 use coati::protocol::compression::{Codec, compress};
+use damage::{Random, corpus, damage};
 use targets::APIS;
 
 /// Counts what the current thread holds, and refuses what no target may ask for.
@@ -115,91 +117,8 @@ fn run(name: &str, target: fn(&[u8]), bound: &Bound, seeds: &[Vec<u8>], rounds: 
     );
 }
 
-/// SplitMix64: the same seed, the same damage, on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
-}
-
-/// What goes wrong with data: bits, lengths, cuts, repeats, and parts of other data.
-fn damage(data: &mut Vec<u8>, other: &[u8], random: &mut Random) {
-    for _ in 0..1 + random.below(4) {
-        if data.is_empty() {
-            data.push(random.next() as u8);
-        }
-        let place = random.below(data.len());
-        match random.below(9) {
-            0 => data[place] ^= 1 << random.below(8),
-            1 => data[place] = random.next() as u8,
-            2 => data.truncate(place),
-            3 => overwrite(
-                data,
-                place,
-                &EXTREMES[random.below(EXTREMES.len())].to_be_bytes(),
-            ),
-            4 => overwrite(data, place, &(random.below(300) as i32 - 100).to_be_bytes()),
-            5 => overwrite(data, place, &[0xff, 0xff, 0xff, 0xff, 0x0f]),
-            6 => {
-                let end = (place + random.below(64)).min(data.len());
-                data.extend_from_within(place..end);
-            }
-            7 => {
-                let end = (place + random.below(16)).min(data.len());
-                data.drain(place..end);
-            }
-            _ => {
-                let from = random.below(other.len().max(1)).min(other.len());
-                data.truncate(place);
-                data.extend_from_slice(&other[from..]);
-            }
-        }
-    }
-}
-
-const EXTREMES: [i32; 8] = [i32::MAX, i32::MIN, -1, -2, 0, 1, 0x00ff_ffff, 0x7fff_0000];
-
-fn overwrite(data: &mut [u8], place: usize, bytes: &[u8]) {
-    for (old, new) in data[place..].iter_mut().zip(bytes) {
-        *old = *new;
-    }
-}
-
 fn hex(data: &[u8]) -> String {
     data.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Lines `name version variant bytes`, written by Kafka's own classes.
-fn corpus() -> Vec<(String, i16, Vec<u8>)> {
-    let compressed = include_bytes!("compat/corpus/corpus.txt.gz");
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(&compressed[..])
-        .read_to_string(&mut text)
-        .expect("a gzip of text");
-    text.lines().filter_map(corpus_line).collect()
-}
-
-fn corpus_line(line: &str) -> Option<(String, i16, Vec<u8>)> {
-    let mut words = line.split(' ');
-    let (name, version) = (words.next()?, words.next()?.parse().ok()?);
-    let bytes = words.nth(1).unwrap_or("");
-    let digit = |letter: u8| char::from(letter).to_digit(16).expect("hexadecimal") as u8;
-    let bytes = bytes
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
-        .collect();
-    Some((name.trim_end_matches("Data").to_owned(), version, bytes))
 }
 
 /// A file that Apache Kafka has written.
@@ -223,20 +142,7 @@ fn every_api_is_covered() {
 
 #[test]
 fn request_frames() {
-    let mut frames = Vec::new();
-    for (name, version, body) in corpus() {
-        let Some(api) = APIS.iter().find(|api| api.request == name) else {
-            continue;
-        };
-        let mut frame = Vec::new();
-        frame.extend_from_slice(&api.key.to_be_bytes());
-        frame.extend_from_slice(&version.to_be_bytes());
-        frame.extend_from_slice(&[0, 0, 0, 7, 0, 4]);
-        frame.extend_from_slice(b"test");
-        frame.extend(((api.request_header_version)(version) >= 2).then_some(0));
-        frame.extend_from_slice(&body);
-        frames.push(frame);
-    }
+    let frames = damage::request_frames();
     assert!(frames.len() > 500);
     run(
         "request frames",

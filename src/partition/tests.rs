@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::io::{Disk, ring};
 use crate::log::{LogContext, LogSettings, Opening, TailBudget};
+use crate::protocol::batch::BatchBuilder;
 
 const FIXTURE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -69,6 +70,41 @@ fn read_committed_ends_before_an_open_transaction_and_tells_of_aborted_ones() {
             .map(|aborted| (aborted.producer_id.0, aborted.first_offset.0))
             .collect();
         assert_eq!(aborted, [(6, 3), (7, 9), (7, 15)]);
+    };
+    glommio::LocalExecutorBuilder::default()
+        .spawn(test)
+        .unwrap()
+        .join()
+        .unwrap();
+}
+
+#[test]
+fn who_wants_no_acknowledgement_waits_all_the_same_when_writing_is_behind() {
+    let test = async || {
+        ring::init_thread().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let context = LogContext::on_this_thread(Disk::buffered(), TailBudget::new(64 << 20));
+        let settings = LogSettings::default();
+        let dir = folder.path().join("t-0");
+        let log = Log::create(context, dir, None, settings, 0).await.unwrap();
+        let (topic, id) = (Str::from("t"), Uuid([1; 16]));
+        let partition = Partition::new(topic, id, PartitionIndex(0), LeaderEpoch(0), log);
+        let mut builder = BatchBuilder::new();
+        builder.append(1, None, Some(&vec![0; 1 << 20]), &[]);
+        let batch = Batch::parse(&builder.build()).unwrap();
+        // Nothing is written until this task waits.
+        let produced: Vec<_> = (0..8)
+            .map(|_| partition.produce(&batch, Acks::None, 1).unwrap())
+            .collect();
+        let waits = |produced: &Produced| produced.acknowledged.is_some();
+        assert!(!waits(&produced[0]) && waits(&produced[7]));
+        for produced in produced {
+            if let Some(acknowledged) = produced.acknowledged {
+                acknowledged.await.unwrap().unwrap();
+            }
+        }
+        assert_eq!(partition.log().backlog_bytes(), 0);
+        assert!(!waits(&partition.produce(&batch, Acks::None, 1).unwrap()));
     };
     glommio::LocalExecutorBuilder::default()
         .spawn(test)

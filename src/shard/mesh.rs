@@ -326,3 +326,144 @@ async fn receive(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedReceiver<Pa
         glommio::yield_if_needed().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{self, Sources};
+    use crate::io::{Disk, ring};
+    use crate::log::{LogContext, TailBudget};
+    use crate::net::listener::{Bounds, Connections};
+    use crate::protocol::{Str, Uuid};
+    use crate::shard::Broker;
+
+    /// Runs `test` on the first of two connected shards.
+    fn on_two_shards(test: impl AsyncFnOnce(Rc<Shard>) + Send + 'static) {
+        let config = config::load(&Sources::default()).unwrap().config;
+        let broker = Arc::new(Broker {
+            connections: Connections::new(2, Bounds::new(&config)),
+            config: Arc::new(config),
+            cluster_id: Str::from("cluster"),
+            directory_id: Uuid::ZERO,
+            incarnation: Uuid::ZERO,
+            shards: 2,
+        });
+        let (done, over) = oneshot::channel::<()>();
+        let [first, second] = <[MeshEnds; 2]>::try_from(ends(2)).ok().unwrap();
+        let others = broker.clone();
+        let shard = async |id, broker, ends| {
+            ring::init_thread().unwrap();
+            let logs = LogContext::on_this_thread(Disk::buffered(), TailBudget::new(1 << 20));
+            let (mesh, channels) = Mesh::connect(id, ends).await;
+            let shard = Shard::new(id, broker, mesh, logs);
+            Mesh::run(&shard, channels);
+            shard
+        };
+        let executor = || glommio::LocalExecutorBuilder::default();
+        let second = executor().spawn(move || async move {
+            let _shard = shard(ShardId(1), others, second).await;
+            let _first_ended = over.await;
+        });
+        let first = executor().spawn(move || async move {
+            let shard = shard(ShardId(0), broker, first).await;
+            test(shard).await;
+            drop(done);
+        });
+        first.unwrap().join().unwrap();
+        second.unwrap().join().unwrap();
+    }
+
+    const OTHER: ShardId = ShardId(1);
+
+    /// All that was sent before has been taken, and what it answered at once has come back.
+    async fn settle(shard: &Rc<Shard>) {
+        shard.mesh.call(shard, OTHER, |_| async {}).await;
+    }
+
+    /// Tells when it is dropped.
+    struct Dropped(Option<oneshot::Sender<()>>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _nobody_asks = self.0.take().map(|sender| sender.send(()));
+        }
+    }
+
+    fn guard() -> (Dropped, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        (Dropped(Some(sender)), receiver)
+    }
+
+    #[test]
+    fn calls_begin_in_order_and_each_has_its_own_answer() {
+        on_two_shards(async |shard| {
+            let begun = Arc::new(Mutex::new(Vec::new()));
+            let calls = (0..3 * MESH_BATCHES_MAX).map(|number| {
+                let begun = begun.clone();
+                shard.mesh.call(&shard, OTHER, move |_| {
+                    begun.lock().unwrap().push(number);
+                    async move {
+                        if number % 3 == 0 {
+                            glommio::executor().yield_task_queue_now().await;
+                        }
+                        number
+                    }
+                })
+            });
+            let answers = join_all(calls).await;
+            assert!(answers.into_iter().eq(0..3 * MESH_BATCHES_MAX));
+            assert!(begun.lock().unwrap().is_sorted());
+            assert!(shard.mesh.waiting.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_held_call_ends_on_the_other_core_when_its_future_is_dropped() {
+        on_two_shards(async |shard| {
+            let (held, dropped) = guard();
+            let call = shard
+                .mesh
+                .call_while_held(&shard, OTHER, move |_| async move {
+                    let _held = held;
+                    std::future::pending::<()>().await;
+                });
+            settle(&shard).await;
+            drop(call);
+            dropped.await.unwrap();
+            assert!(shard.mesh.waiting.borrow().is_empty());
+            let left = shard.mesh.call(&shard, OTHER, |shard| async move {
+                shard.mesh.running.borrow().len()
+            });
+            assert_eq!(left.await, 0);
+        });
+    }
+
+    #[test]
+    fn other_work_goes_on_when_nobody_waits_for_it() {
+        on_two_shards(async |shard| {
+            let (worked, done) = guard();
+            drop(shard.mesh.call(&shard, OTHER, move |_| async move {
+                glommio::executor().yield_task_queue_now().await;
+                drop(worked);
+            }));
+            done.await.unwrap();
+            settle(&shard).await;
+            assert!(shard.mesh.waiting.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_held_call_that_is_dropped_with_its_answer_on_the_way_harms_nobody() {
+        on_two_shards(async |shard| {
+            for _ in 0..100 {
+                let call = shard.mesh.call_while_held(&shard, OTHER, |_| async {});
+                glommio::executor().yield_task_queue_now().await;
+                drop(call);
+            }
+            settle(&shard).await;
+            assert!(shard.mesh.waiting.borrow().is_empty());
+        });
+    }
+}

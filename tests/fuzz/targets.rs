@@ -27,9 +27,7 @@ pub struct Api {
     pub key: i16,
     pub min_version: i16,
     pub max_version: i16,
-    pub request: &'static str,
     pub response: &'static str,
-    pub request_header_version: fn(i16) -> i16,
     decode_request: fn(&mut Reader, i16),
     decode_response: fn(&mut Reader, i16),
 }
@@ -40,9 +38,7 @@ macro_rules! apis {
             key: <$request as Request>::KEY,
             min_version: $request::MIN_VERSION,
             max_version: $request::MAX_VERSION,
-            request: $request::NAME,
             response: <<$request as Request>::Response as Message>::NAME,
-            request_header_version: <$request as Request>::header_version,
             decode_request: |reader, version| {
                 if let Ok(message) = $request::decode(reader, version) {
                     message.to_bytes(version).expect("what was read can be written");

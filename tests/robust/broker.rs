@@ -17,7 +17,7 @@ pub struct Broker {
     child: Child,
     pub address: SocketAddr,
     log: Arc<Log>,
-    _folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
 }
 
 #[derive(Default)]
@@ -29,6 +29,15 @@ struct Log {
 impl Broker {
     pub fn start(cores: usize, settings: &[&str]) -> Broker {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        Broker::start_in(Arc::new(folder), cores, settings)
+    }
+
+    /// Another one on the folder of this one, which has ended.
+    pub fn start_again(self) -> Broker {
+        Broker::start_in(self.folder.clone(), 2, &[])
+    }
+
+    fn start_in(folder: Arc<tempfile::TempDir>, cores: usize, settings: &[&str]) -> Broker {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let mut command = Command::new(env!("CARGO_BIN_EXE_coati"));
         command
@@ -50,7 +59,7 @@ impl Broker {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
-            _folder: folder,
+            folder,
         };
         let started = broker.wait_for_line("Kafka Server started");
         broker.address = address_in(&started[0]);

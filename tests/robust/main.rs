@@ -6,5 +6,9 @@ mod bounds;
 mod broker;
 mod client;
 mod crowd;
+#[path = "../fuzz/damage.rs"]
+mod damage;
+mod mesh;
+mod mutated;
 mod order;
 mod shutdown;
