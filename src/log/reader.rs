@@ -288,21 +288,26 @@ impl Log {
         );
         let wanted =
             |header: &Header| header.max_timestamp() >= timestamp && header.last_offset() >= start;
-        let Some((header, position)) = scanner.find(from.position, wanted).await? else {
-            return Ok(None);
-        };
-        let batch = scanner
-            .bytes(u64::from(position), header.size as usize)
-            .await?;
-        let found = Header::first_record(&batch, |record| {
-            record.timestamp >= timestamp && record.offset >= start
-        })
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok(found.map(|record| FoundByTime {
-            timestamp: record.timestamp,
-            offset: record.offset,
-            leader_epoch: header.leader_epoch,
-        }))
+        let mut from = from.position;
+        while let Some((header, position)) = scanner.find(from, wanted).await? {
+            let batch = scanner
+                .bytes(u64::from(position), header.size as usize)
+                .await?;
+            let found = Header::first_record(&batch, |record| {
+                record.timestamp >= timestamp && record.offset >= start
+            })
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if let Some(record) = found {
+                return Ok(Some(FoundByTime {
+                    timestamp: record.timestamp,
+                    offset: record.offset,
+                    leader_epoch: header.leader_epoch,
+                }));
+            }
+            // Of the batch that the log starts in, the late records are deleted.
+            from = position + header.size;
+        }
+        Ok(None)
     }
 
     /// The aborted transactions with records in `from..upto`, which a fetch with isolation level

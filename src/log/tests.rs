@@ -167,6 +167,28 @@ fn what_is_appended_is_read_back_hot_cold_and_after_recovery() {
     });
 }
 
+/// Simulated seed 3167: the search gave up a segment when the late record of its first batch was deleted.
+#[test]
+fn a_time_is_found_behind_a_batch_whose_late_record_is_deleted() {
+    let folder = folder();
+    let dir = folder.path().join("t-0");
+    on_glommio(async move || {
+        let log = Log::create(context(1 << 20), dir, None, LogSettings::default(), 0);
+        let log = log.await.unwrap();
+        for timestamps in [[30, 10], [10, 20]] {
+            let mut builder = crate::protocol::batch::BatchBuilder::new();
+            for timestamp in timestamps {
+                builder.append(timestamp, None, Some(b"v"), &[]);
+            }
+            log.append(&builder.build(), LeaderEpoch(0), 0).unwrap();
+        }
+        log.flush().await.unwrap();
+        log.delete_records_before(Offset(1)).await.unwrap();
+        let found = log.offset_for_timestamp(15).await.unwrap().unwrap();
+        assert_eq!((found.offset, found.timestamp), (Offset(3), 20));
+    });
+}
+
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/kafka-4.4");
 /// Older than all records in them: no producer has expired.
 const FIXTURES_MS: TimestampMs = 1_700_000_000_000;
