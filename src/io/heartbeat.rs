@@ -22,26 +22,38 @@ const HORIZON: Duration = Duration::from_secs(3);
 /// How often they are added to.
 const REFILL: Duration = Duration::from_secs(1);
 
-/// Call once on each executor, first of all.
+/// Call once on each executor, first of all: when this returns, it beats.
 pub(super) fn begin() {
-    glommio::spawn_local(async {
-        let began = clock::now();
-        let mut beats = 0;
-        let mut armed = VecDeque::new();
+    let mut beats = Beats::default();
+    let began = clock::now();
+    beats.arm(Duration::ZERO);
+    glommio::spawn_local(async move {
         loop {
-            let now = began.elapsed();
-            while BEAT * beats < now + HORIZON {
-                beats += 1;
-                let mut timer = Timer::new((BEAT * beats).saturating_sub(now));
-                let _waiting = Pin::new(&mut timer).poll(&mut Context::from_waker(Waker::noop()));
-                armed.push_back((BEAT * beats, timer));
-            }
             sleep(REFILL).await;
-            let now = began.elapsed();
-            while armed.front().is_some_and(|(due, _)| *due < now) {
-                armed.pop_front();
-            }
+            beats.arm(began.elapsed());
         }
     })
     .detach();
+}
+
+/// Timers by when they are due, counted from the beginning.
+#[derive(Default)]
+struct Beats {
+    armed: VecDeque<(Duration, Timer)>,
+    last: Duration,
+}
+
+impl Beats {
+    fn arm(&mut self, now: Duration) {
+        while self.armed.front().is_some_and(|(due, _)| *due < now) {
+            self.armed.pop_front();
+        }
+        self.last = self.last.max(now);
+        while self.last < now + HORIZON {
+            self.last += BEAT;
+            let mut timer = Timer::new(self.last - now);
+            let _waiting = Pin::new(&mut timer).poll(&mut Context::from_waker(Waker::noop()));
+            self.armed.push_back((self.last, timer));
+        }
+    }
 }

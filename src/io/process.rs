@@ -87,6 +87,30 @@ impl FolderLock {
     }
 }
 
+/// Wakes this process' threads of that name from the system calls they wait in; they are to go on as if nothing was.
+pub fn interrupt_threads(name_prefix: &str) -> io::Result<()> {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    // SAFETY: a zeroed sigaction has no flags and blocks nothing; its handler touches nothing.
+    let handled = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as libc::sighandler_t;
+        libc::sigaction(libc::SIGURG, &action, std::ptr::null_mut())
+    };
+    if handled != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let task = task?;
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let id = task.file_name().to_string_lossy().parse::<libc::pid_t>();
+        if let (true, Ok(id)) = (name.starts_with(name_prefix), id) {
+            // SAFETY: takes numbers only; a thread that has just ended is an error that nobody minds.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), id, libc::SIGURG) };
+        }
+    }
+    Ok(())
+}
+
 /// Blocks SIGTERM and SIGINT for this thread and all it will start, so that [`StopSignals`] gets them.
 pub fn block_stop_signals() -> io::Result<()> {
     glommio::signal::block(&[libc::SIGTERM, libc::SIGINT]).map_err(io::Error::from)

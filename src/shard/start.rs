@@ -36,6 +36,11 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(10);
 /// Memory that glommio registers for its own files, of which there are none: its least.
 const EXECUTOR_IO_BYTES: usize = 64 << 10;
 
+const EXECUTOR_NAME: &str = "shard";
+
+/// A core that is not up after so long is woken.
+const START_NUDGE: Duration = Duration::from_millis(100);
+
 /// How long a start waits for its predecessor's address.
 const BIND_PATIENCE: Duration = Duration::from_secs(1);
 const BIND_RETRY: Duration = Duration::from_millis(10);
@@ -98,7 +103,7 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
             report: report.clone(),
         };
         let executor = LocalExecutorBuilder::new(Placement::Fixed(cpus[index]))
-            .name(&format!("shard-{index}"))
+            .name(&format!("{EXECUTOR_NAME}-{index}"))
             .io_memory(EXECUTOR_IO_BYTES)
             .preempt_timer(PREEMPT_TIMER)
             .spawn(move || seed.grow())
@@ -121,7 +126,15 @@ fn wait_until_up(
     reports: &mpsc::Receiver<ShardId>,
     executors: &mut [Option<Executor>],
 ) -> Result<(), StartError> {
-    let up: Vec<ShardId> = reports.iter().collect();
+    let mut up: Vec<ShardId> = Vec::new();
+    loop {
+        match reports.recv_timeout(START_NUDGE) {
+            Ok(shard) => up.push(shard),
+            // `io::heartbeat` says what an executor may fall into; it begins to beat once the core is up.
+            Err(mpsc::RecvTimeoutError::Timeout) => process::interrupt_threads(EXECUTOR_NAME)?,
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
     for (index, executor) in executors.iter_mut().enumerate() {
         if !up.contains(&ShardId(index as u16)) {
             joined(executor.take().expect("joined once"))?;
