@@ -42,6 +42,7 @@ ALLOWED: list[Allowance] = [
     Allowance(INSIDE, api="DescribeConfigs", label="(the|all) brokers?.*", path=r".*\.Configs\.(controller\.quorum\.voters|listeners)\..*"),
     Allowance("Coati has settings of its own.", api="DescribeConfigs", label="(the|all) brokers?.*",
               path=r".*\.Configs\.(cores|log\.flush\.policy)", expected=equals(ABSENT)),
+    Allowance("There are no Java loggers to describe.", api="DescribeConfigs", label="the loggers", path=r"Results\.0\.Configs", got=equals([])),
     Allowance("A topic that Metadata creates is ready when it answers; Apache Kafka says UNKNOWN_TOPIC_OR_PARTITION and lets the client ask again.",
               api="Metadata", label="creates a topic", path=r"Topics\.auto-.*"),
     Allowance("A compressed batch is opened only if something depends on what is in it; Apache Kafka finds nonsense in it at once, consumers of Coati do.",

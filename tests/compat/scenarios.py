@@ -643,6 +643,9 @@ def describe_configs(run):
     each("type 0", 0, "x")
     each("client metrics", CLIENT_METRICS, "nobody")
     each("a group", GROUP, "nobody")
+    each("the loggers", BROKER_LOGGER, "0")
+    each("another broker's loggers", BROKER_LOGGER, "7")
+    each("nobody's loggers", BROKER_LOGGER, "")
     run.each("topic and broker", "DescribeConfigs", {"Resources": [
         {"ResourceType": TOPIC, "ResourceName": "dc", "ConfigurationKeys": ["retention.ms"]},
         {"ResourceType": BROKER, "ResourceName": "0", "ConfigurationKeys": ["log.retention.ms"]}]})
