@@ -332,3 +332,40 @@ impl Rejection {
             .collect();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Records;
+    use crate::protocol::batch::BatchBuilder;
+    use crate::protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+
+    fn refused(transactional_id: Option<&'static str>, transactional: bool) -> Option<ErrorCode> {
+        let plain = BatchBuilder::new().build();
+        let last = match transactional {
+            true => BatchBuilder::new().transactional().build(),
+            false => plain.clone(),
+        };
+        let partitions = [plain, last].into_iter().map(|batch| PartitionProduceData {
+            records: Some(Records::from(batch)),
+            ..Default::default()
+        });
+        refused_transaction(&ProduceRequest {
+            transactional_id: transactional_id.map(Str::from),
+            topic_data: vec![TopicProduceData {
+                partition_data: partitions.collect(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn a_transactional_batch_is_refused_while_nobody_can_begin_a_transaction() {
+        assert_eq!(refused(None, false), None);
+        assert_eq!(refused(Some("t"), false), None);
+        let unauthorized = ErrorCode::TransactionalIdAuthorizationFailed;
+        assert_eq!(refused(None, true), Some(unauthorized));
+        assert_eq!(refused(Some("t"), true), Some(ErrorCode::InvalidTxnState));
+    }
+}
