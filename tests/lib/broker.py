@@ -144,7 +144,7 @@ class Broker:
             settings = {
                 "process.roles": "broker,controller",
                 "node.id": "0",
-                "controller.quorum.voters": f"0@127.0.0.1:{self.controller_port}",
+                "controller.quorum.voters": f"{self.settings.get('node.id', 0)}@{self.controller}",
                 "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{self.controller_port}",
                 "controller.listener.names": "CONTROLLER",
                 "log.dirs": str(self.data),
