@@ -256,30 +256,11 @@ impl Definition {
     }
 
     fn check(&self, value: &Value) -> Result<(), ConfigError> {
-        let one_of = |choices: &[&str]| format!("String must be one of: {}", choices.join(", "));
         match (&self.valid, value) {
-            (
-                Valid::Range {
-                    min,
-                    max,
-                    min_text,
-                    max_text,
-                },
-                Value::Integer(_) | Value::Double(_),
-            ) => {
-                let number = match value {
-                    Value::Double(number) => *number,
-                    // Exact up to 2^53; the bounds of the tables are far below.
-                    Value::Integer(number) => *number as f64,
-                    _ => return Ok(()),
-                };
-                if min.is_some_and(|min| number < min) {
-                    Err(self.invalid(value, format!("Value must be at least {min_text}")))
-                } else if max.is_some_and(|max| number > max) {
-                    Err(self.invalid(value, format!("Value must be no more than {max_text}")))
-                } else {
-                    Ok(())
-                }
+            (Valid::Range { .. }, Value::Double(number)) => self.check_range(value, *number),
+            // Exact up to 2^53; the bounds of the tables are far below.
+            (Valid::Range { .. }, Value::Integer(number)) => {
+                self.check_range(value, *number as f64)
             }
             (Valid::GzipLevel, Value::Integer(level))
                 if *level != -1 && !(1..=9).contains(level) =>
@@ -302,18 +283,7 @@ impl Definition {
                     ),
                 ))
             }
-            (Valid::ListOf(choices), Value::List(items)) => {
-                if items.iter().any(String::is_empty) {
-                    return Err(ConfigError::Invalid(format!(
-                        "Configuration '{}' values must not be empty.",
-                        self.name
-                    )));
-                }
-                match items.iter().find(|item| !choices.contains(&item.as_str())) {
-                    Some(item) if !choices.is_empty() => Err(self.invalid(item, one_of(choices))),
-                    _ => Ok(()),
-                }
-            }
+            (Valid::ListOf(choices), Value::List(items)) => self.check_list(choices, items),
             (Valid::NonEmpty, Value::Text(text)) if text.is_empty() => {
                 Err(self.invalid(text, "String must be non-empty".into()))
             }
@@ -339,6 +309,42 @@ impl Definition {
             _ => Ok(()),
         }
     }
+
+    fn check_range(&self, value: &Value, number: f64) -> Result<(), ConfigError> {
+        let Valid::Range {
+            min,
+            max,
+            min_text,
+            max_text,
+        } = &self.valid
+        else {
+            return Ok(());
+        };
+        if min.is_some_and(|min| number < min) {
+            Err(self.invalid(value, format!("Value must be at least {min_text}")))
+        } else if max.is_some_and(|max| number > max) {
+            Err(self.invalid(value, format!("Value must be no more than {max_text}")))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_list(&self, choices: &[&str], items: &[String]) -> Result<(), ConfigError> {
+        if items.iter().any(String::is_empty) {
+            return Err(ConfigError::Invalid(format!(
+                "Configuration '{}' values must not be empty.",
+                self.name
+            )));
+        }
+        match items.iter().find(|item| !choices.contains(&item.as_str())) {
+            Some(item) if !choices.is_empty() => Err(self.invalid(item, one_of(choices))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn one_of(choices: &[&str]) -> String {
+    format!("String must be one of: {}", choices.join(", "))
 }
 
 fn throttled_replicas(items: &[String]) -> bool {

@@ -50,7 +50,17 @@ fn describe(
         return invalid(request);
     }
     let limit = usize::try_from(request.response_partition_limit).unwrap_or_default();
-    let mut remaining = page.min(limit).max(1);
+    describe_page(image, listener, request, names, page.min(limit).max(1))
+}
+
+/// The topics of `names`, in order, with at most `remaining` partitions; behind them a cursor to the rest.
+fn describe_page(
+    image: &MetadataImage,
+    listener: &str,
+    request: &DescribeTopicPartitionsRequest,
+    names: BTreeSet<Str>,
+    mut remaining: usize,
+) -> DescribeTopicPartitionsResponse {
     let mut response = DescribeTopicPartitionsResponse::default();
     for name in names {
         if remaining == 0 {
@@ -61,12 +71,12 @@ fn describe(
             break;
         }
         let Some(topic) = image.topic(&name) else {
-            if !everything {
+            if !request.topics.is_empty() {
                 response.topics.push(missing(name));
             }
             continue;
         };
-        let first = match cursor {
+        let first = match &request.cursor {
             Some(cursor) if cursor.topic_name == name => cursor.partition_index,
             _ => 0,
         };

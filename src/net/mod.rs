@@ -6,4 +6,5 @@ pub mod connection;
 pub mod frame;
 pub mod listener;
 pub mod responses;
+pub mod seats;
 pub mod send;

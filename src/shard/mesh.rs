@@ -335,7 +335,7 @@ mod tests {
     use crate::config::{self, Sources};
     use crate::io::{Disk, ring};
     use crate::log::{LogContext, TailBudget};
-    use crate::net::listener::{Bounds, Connections};
+    use crate::net::seats::{Bounds, Connections};
     use crate::protocol::{Str, Uuid};
     use crate::shard::Broker;
 

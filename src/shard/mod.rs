@@ -29,7 +29,7 @@ use crate::log::LogContext;
 use crate::net::budget::{RequestBudget, ResponseBudget};
 use crate::net::complaints::Complaints;
 use crate::net::connection::Connection;
-use crate::net::listener::{Bounds, Connections};
+use crate::net::seats::{Bounds, Connections};
 use crate::partition::{Partition, PartitionError};
 use crate::protocol::{Str, Uuid};
 use checkpoints::Checkpoints;
