@@ -105,6 +105,17 @@ impl Broker {
         self.status_kib("VmRSS:") << 10
     }
 
+    /// CPU time that the process has used, in the kernel's ticks (1/100 s).
+    pub fn cpu_ticks(&self) -> u64 {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(path).expect("the broker runs");
+        let after_name = stat.rsplit(')').next().expect("a name in brackets");
+        let fields = after_name.split_whitespace().skip(11).take(2);
+        fields
+            .map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .sum()
+    }
+
     fn status_kib(&self, field: &str) -> usize {
         let path = PathBuf::from(format!("/proc/{}/status", self.child.id()));
         let status = std::fs::read_to_string(path).expect("the broker runs");
