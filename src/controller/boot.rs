@@ -4,11 +4,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tracing::warn;
 
 use crate::config::BrokerConfig;
 use crate::controller::checkpoint::{self, Checkpoints};
-use crate::controller::driver::ControllerDriver;
+use crate::controller::driver::{ControllerDriver, Publish};
 use crate::controller::features::{METADATA_VERSION, METADATA_VERSIONS};
 use crate::controller::metadata_log::{self, MetadataLogError, Replay};
 use crate::controller::{Controller, Endpoint, MetadataImage, Registration};
@@ -99,7 +100,7 @@ pub async fn start(shard: &Rc<Shard>, folder: Folder) -> Result<(), BootError> {
     let machine = Controller::new(config.clone(), image.clone(), epoch);
     let due = config.snapshot_after_bytes;
     let checkpoints = Checkpoints::new(disk, &config.data_dir, log.clone(), due, replayed_bytes);
-    let driver = ControllerDriver::start(shard, machine, image, log, checkpoints);
+    let driver = ControllerDriver::start(publisher(shard), machine, image, log, checkpoints);
     if is_open {
         driver
             .submit(|machine, _| machine.abort_transaction())
@@ -112,6 +113,24 @@ pub async fn start(shard: &Rc<Shard>, folder: Folder) -> Result<(), BootError> {
         .await;
     shard.set_controller(driver);
     Ok(())
+}
+
+/// How the driver's decisions reach every core, and the checkpoints forget the topics that are gone.
+fn publisher(shard: &Rc<Shard>) -> Publish {
+    let shard = shard.clone();
+    Box::new(move |image, delta| {
+        let shard = shard.clone();
+        async move {
+            let deletes = !delta.deleted_topics.is_empty();
+            shard
+                .everywhere(move |shard| sync::apply(shard, image.clone(), delta.clone()))
+                .await;
+            if deletes {
+                checkpoints::forget_deleted(&shard).await;
+            }
+        }
+        .boxed_local()
+    })
 }
 
 /// Records written at another level may mean something else.

@@ -9,16 +9,21 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::channel::{mpsc, oneshot};
+use futures::future::LocalBoxFuture;
 use tracing::error;
 
 use crate::controller::checkpoint::Checkpoints;
-use crate::controller::{Controller, Entropy, MetadataBatch, MetadataImage, Outcome};
+use crate::controller::{
+    Controller, Entropy, MetadataBatch, MetadataDelta, MetadataImage, Outcome,
+};
 use crate::ids::{LeaderEpoch, TimestampMs};
 use crate::io::{clock, entropy};
 use crate::log::{Log, LogError, LogEvent};
 use crate::partition::waiting::{Acknowledgement, DelayedProduces};
-use crate::shard::checkpoints::forget_deleted;
-use crate::shard::{Shard, sync};
+
+/// Hands an image, and what is new in it, to every core; resolves when all of them have it.
+pub type Publish =
+    Box<dyn Fn(Arc<MetadataImage>, Arc<MetadataDelta>) -> LocalBoxFuture<'static, ()>>;
 
 /// Lives on one core; others reach it through the mesh.
 pub struct ControllerDriver {
@@ -49,7 +54,7 @@ struct Stored {
 impl ControllerDriver {
     /// Starts driving `machine`, whose log has been replayed into `image`.
     pub fn start(
-        shard: &Rc<Shard>,
+        publish: Publish,
         machine: Controller,
         image: MetadataImage,
         log: Rc<Log>,
@@ -68,7 +73,7 @@ impl ControllerDriver {
         }));
         let (stored, incoming) = mpsc::unbounded();
         let pending: Rc<Cell<usize>> = Rc::default();
-        let applying = apply_in_order(shard.clone(), image, incoming, pending.clone(), checkpoints);
+        let applying = apply_in_order(publish, image, incoming, pending.clone(), checkpoints);
         glommio::spawn_local(applying).detach();
         Rc::new(ControllerDriver {
             machine: RefCell::new(machine),
@@ -147,7 +152,7 @@ impl ControllerDriver {
 }
 
 async fn apply_in_order(
-    shard: Rc<Shard>,
+    publish: Publish,
     mut image: MetadataImage,
     mut incoming: mpsc::UnboundedReceiver<Work>,
     pending: Rc<Cell<usize>>,
@@ -167,16 +172,9 @@ async fn apply_in_order(
         let delta = image
             .apply_batch(&stored.batch)
             .expect("the machine has applied the same batch");
-        let delta = Arc::new(delta);
         let image = Arc::new(image.clone());
         checkpoints.on_applied(stored.bytes, stored.timestamp, &image);
-        let deletes = !delta.deleted_topics.is_empty();
-        shard
-            .everywhere(move |shard| sync::apply(shard, image.clone(), delta.clone()))
-            .await;
-        if deletes {
-            forget_deleted(&shard).await;
-        }
+        publish(image, Arc::new(delta)).await;
         pending.set(pending.get() - 1);
         let _client_gone = stored.applied.send(());
     }

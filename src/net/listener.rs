@@ -9,6 +9,7 @@ use tracing::{error, warn};
 use crate::io::clock;
 use crate::io::socket::{BoundListener, Listener, Socket};
 use crate::net::connection::Connection;
+use crate::net::live;
 use crate::net::seats::{NoSeat, Seat};
 use crate::protocol::Str;
 use crate::shard::Shard;
@@ -75,10 +76,8 @@ fn begin(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, s
         warn!(%peer, %error, "socket buffers keep the kernel's sizes");
     }
     let connection = Connection::new(&shard, socket, peer, listener);
-    let number = shard.connection_began(connection.clone());
     glommio::spawn_local(async move {
-        connection.serve(shard.clone()).await;
-        shard.connection_ended(number);
+        live::serve(shard, connection).await;
         drop(seat);
     })
     .detach();

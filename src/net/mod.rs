@@ -5,6 +5,7 @@ pub mod complaints;
 pub mod connection;
 pub mod frame;
 pub mod listener;
+pub mod live;
 pub mod responses;
 pub mod seats;
 pub mod send;

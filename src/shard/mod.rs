@@ -1,4 +1,4 @@
-//! Owns one core: its partitions, its connections, its copy of the metadata, its way to the other cores.
+//! Owns one core: its partitions, its copy of the metadata, its way to the other cores.
 //! It is the state that handlers work on; it decides nothing of Kafka's itself.
 
 pub mod checkpoints;
@@ -10,7 +10,7 @@ pub mod strays;
 pub mod sync;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,6 @@ use crate::limits::{CORE_REQUEST_BYTES_MAX, CORE_RESPONSE_BYTES_MAX};
 use crate::log::LogContext;
 use crate::net::budget::{RequestBudget, ResponseBudget};
 use crate::net::complaints::Complaints;
-use crate::net::connection::Connection;
 use crate::net::seats::{Bounds, Connections};
 use crate::partition::{Partition, PartitionError};
 use crate::protocol::{Str, Uuid};
@@ -36,11 +35,8 @@ use checkpoints::Checkpoints;
 use mesh::Mesh;
 use producer_ids::ProducerIds;
 
-/// How often a shard looks at its connections and partitions for what time alone brings about.
+/// How often a shard looks at its partitions for what time alone brings about.
 const TICK: Duration = Duration::from_millis(500);
-
-/// At a stop, a peer that takes nothing of its answers for so long is not waited for.
-const STUCK: Duration = Duration::from_secs(1);
 
 /// Bytes of requests that one core may hold: its part of `queued.max.request.bytes`, if that says something.
 fn request_bytes_max(broker: &Broker) -> usize {
@@ -94,8 +90,6 @@ pub struct Shard {
     default_config: RefCell<Arc<TopicConfig>>,
     /// `None`: its log could not be opened.
     partitions: RefCell<HashMap<PartitionKey, Option<Rc<Partition>>>>,
-    connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
-    next_connection: Cell<u64>,
     stopping: Cell<bool>,
 }
 
@@ -118,8 +112,6 @@ impl Shard {
             topic_configs: RefCell::default(),
             default_config: RefCell::new(Arc::new(broker.config.static_topic_config())),
             partitions: RefCell::default(),
-            connections: RefCell::default(),
-            next_connection: Cell::new(0),
             stopping: Cell::new(false),
             broker,
         })
@@ -310,57 +302,22 @@ impl Shard {
         self.stopping.get()
     }
 
-    pub fn connection_began(&self, connection: Rc<Connection>) -> u64 {
-        let number = self.next_connection.replace(self.next_connection.get() + 1);
-        if self.stopping.get() {
-            connection.finish(clock::now(), STUCK);
-        }
-        self.connections.borrow_mut().insert(number, connection);
-        number
-    }
-
-    pub fn connection_ended(&self, number: u64) {
-        self.connections.borrow_mut().remove(&number);
-    }
-
-    /// From now on nobody is accepted.
+    /// From now on nobody is accepted, and who waits for bytes to fetch gets what there is.
     pub fn begin_to_stop(&self) {
         self.stopping.set(true);
-    }
-
-    /// Takes no new work; resolves when all connections have had their answers.
-    pub async fn finish_connections(&self, patience: Duration) {
         for partition in self.partitions() {
             partition.on_stopping();
-        }
-        let deadline = clock::now() + patience;
-        loop {
-            let now = clock::now();
-            let open: Vec<_> = self.connections.borrow().values().cloned().collect();
-            if open.is_empty() || now >= deadline {
-                return self.complaints.count_rest();
-            }
-            for connection in open {
-                connection.finish(now, STUCK);
-            }
-            glommio::timer::sleep(Duration::from_millis(2)).await;
         }
     }
 
     /// Does what time brings about, until the shard stops.
     pub async fn tick(self: Rc<Self>) {
         let config = &self.broker.config;
-        let idle = config.connections_max_idle_ms.map(Duration::from_millis);
         let retention_interval = Duration::from_millis(config.retention_check_interval_ms);
         let mut retention_due = clock::now() + retention_interval;
         while !self.stopping.get() {
             glommio::timer::sleep(TICK).await;
             let now = clock::now();
-            let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
-            for connection in connections {
-                connection.sweep(&self, now, idle);
-            }
-            self.complaints.on_tick(now);
             self.fetch_sessions.borrow_mut().evict_idle(now);
             // Of the metadata log `controller::checkpoint` alone removes segments.
             if let Some(controller) = self.controller() {

@@ -24,8 +24,8 @@ use crate::limits;
 use crate::log::checkpoints::{META_PROPERTIES_FILE, MetaProperties};
 use crate::log::directory;
 use crate::log::{LogContext, TailBudget};
-use crate::net::listener;
 use crate::net::seats::{Bounds, Connections};
+use crate::net::{listener, live};
 use crate::protocol::{Str, Uuid};
 use crate::shard::mesh::{self, Mesh, MeshEnds};
 use crate::shard::{Broker, Shard, checkpoints, sync};
@@ -366,6 +366,7 @@ fn accept(shard: Rc<Shard>) {
     for (name, bound) in LISTENERS.take() {
         glommio::spawn_local(listener::accept(shard.clone(), bound, name)).detach();
     }
+    glommio::spawn_local(live::sweep(shard.clone())).detach();
     glommio::spawn_local(shard.tick()).detach();
 }
 
@@ -398,7 +399,7 @@ async fn stop(shard: &Rc<Shard>, listeners: &[NamedListener]) -> Result<(), Star
         listener.stop_listening()?;
     }
     shard
-        .everywhere(|shard| async move { shard.finish_connections(STOP_PATIENCE).await })
+        .everywhere(|shard| async move { live::finish(shard, STOP_PATIENCE).await })
         .await;
     let closed = shard
         .everywhere(|shard| async move { sync::close_all(&shard).await })
