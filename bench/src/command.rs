@@ -299,7 +299,7 @@ impl BenchArgs {
             .map_err(|error| error.to_string())?;
         let executor = glommio::LocalExecutorBuilder::new(placement)
             .name("bench")
-            .preempt_timer(Duration::from_micros(200))
+            .preempt_timer(Duration::from_millis(1))
             .spawn(move || async move {
                 let client = client(&self.kind.flags().bootstrap);
                 self.measure(client).await

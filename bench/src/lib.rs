@@ -12,6 +12,8 @@ pub mod client;
 mod clock;
 mod command;
 mod consume;
+#[cfg(test)]
+mod fake;
 mod keys;
 mod latency;
 mod payload;

@@ -18,6 +18,7 @@ use crate::payload::{Head, Payload};
 use crate::recorder::{Stage, Volume};
 use crate::run::Run;
 use crate::schedule::Schedule;
+use crate::workload::Acks;
 
 pub struct Producer<C: Client> {
     run: Rc<Run>,
@@ -106,12 +107,27 @@ impl<C: Client> Producer<C> {
             None if bare => self.repeat_prepared().await,
             schedule => self.compose(schedule).await,
         };
+        if self.run.workload.acks == Acks::None && produced.is_ok() {
+            self.see_all_arrive().await?;
+        }
         let topic = self.topic;
         for (partition, count) in self.sequences.iter().enumerate() {
             self.run
                 .note_written(topic, partition as i32, self.writer, *count);
         }
         produced
+    }
+
+    /// With acks=0 nothing tells when all has left; the answer to one more request does, as they keep their order.
+    async fn see_all_arrive(&self) -> Outcome<()> {
+        for (partition, link) in self.routes.iter().enumerate() {
+            let target = Target {
+                topic: &self.run.topics[self.topic],
+                partition: partition as i32,
+            };
+            self.links[*link].connection.offsets(target).await?;
+        }
+        Ok(())
     }
 
     /// Nobody reads what we send: the same few batches again and again cost the generator nothing.

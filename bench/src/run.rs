@@ -22,7 +22,7 @@ use crate::verify::{Stream, Verifier};
 use crate::workload::Workload;
 
 /// How long records may take to arrive after the last one left.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 15 });
 
 /// How often a run looks whether it was stopped.
 const LOOK: Duration = Duration::from_millis(100);
@@ -366,6 +366,9 @@ impl<C: Client> Parts<C> {
                 run.reading.set(run.reading.get() + 1);
                 let counting = Rc::clone(run);
                 run.spawn(async move {
+                    if counting.workload.producers_per_topic == 0 {
+                        clock::sleep_until(counting.recorder.measure_from()).await;
+                    }
                     let consumed = consumer.consume().await;
                     counting.reading.set(counting.reading.get() - 1);
                     consumed
@@ -523,4 +526,92 @@ fn report(run: &Run, setting: &Setting, flush_mode: String, seconds: Seconds) ->
             interrupted: run.stopped.get(),
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{FakeBroker, Spoil, on_executor};
+    use crate::verify::Verdict;
+
+    fn setting() -> Setting {
+        Setting {
+            topic: None,
+            broker: None,
+            stop: Rc::default(),
+            catch_up: None,
+            progress: Box::new(|_| {}),
+        }
+    }
+
+    fn workload() -> Workload {
+        Workload {
+            partitions_per_topic: 2,
+            producers_per_topic: 1,
+            producer_rate: 2000.0,
+            test_duration_minutes: 0.4 / 60.0,
+            warmup_duration_minutes: 0.1 / 60.0,
+            message_size: 50,
+            batch_bytes: 500,
+            verify: true,
+            ..Workload::default()
+        }
+    }
+
+    fn verdict(spoil: Spoil) -> (Verdict, Report) {
+        let broker = FakeBroker::new(spoil);
+        let report = on_executor(run(&broker, &workload(), &setting())).unwrap();
+        (report.verdict.clone().unwrap(), report)
+    }
+
+    #[test]
+    fn a_run_without_faults_is_clean_and_adds_up() {
+        let (verdict, report) = verdict(Spoil::Nothing);
+        assert!(verdict.is_clean(), "{verdict}");
+        assert_eq!(report.fault(), None);
+        // 0.1 s of warm-up and 0.4 s of measuring, at 2,000 records a second.
+        assert_eq!(verdict.checked, 1000);
+        assert_eq!(report.end_to_end.as_ref().unwrap().count, 800);
+        assert_eq!(report.acknowledge.as_ref().unwrap().count, 800);
+        assert_eq!(report.unread, 0);
+        assert!(report.open_loop);
+    }
+
+    /// One record in each of two partitions is spoilt.
+    #[test]
+    fn every_kind_of_fault_is_found_and_named() {
+        let (lost, report) = verdict(Spoil::Double);
+        assert_eq!((lost.missing, lost.doubled), (0, 2), "{lost}");
+        assert!(
+            report
+                .fault()
+                .unwrap()
+                .contains("first doubled: record 100")
+        );
+        let (swapped, report) = verdict(Spoil::SwapWithNext);
+        assert_eq!(swapped.out_of_order, 2, "{swapped}");
+        assert_eq!(swapped.missing, 0);
+        assert!(
+            report
+                .fault()
+                .unwrap()
+                .contains("first out of order: record 100")
+        );
+        let (altered, report) = verdict(Spoil::Alter);
+        assert_eq!(altered.altered, 2, "{altered}");
+        let first = report.fault().unwrap();
+        assert!(first.contains("first altered:") && first.contains("at offset 100"));
+    }
+
+    #[test]
+    fn a_lost_record_is_found_when_no_more_come() {
+        let (lost, report) = verdict(Spoil::Lose);
+        assert_eq!((lost.missing, lost.doubled), (2, 0), "{lost}");
+        assert!(
+            report
+                .fault()
+                .unwrap()
+                .contains("first missing: record 100")
+        );
+    }
 }

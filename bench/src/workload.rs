@@ -321,6 +321,14 @@ mod tests {
     }
 
     #[test]
+    fn the_workloads_that_come_along_load() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads");
+        let files = std::fs::read_dir(folder).unwrap();
+        let loaded = files.map(|file| Workload::load(&file.unwrap().path()).unwrap());
+        assert!(loaded.count() >= 12);
+    }
+
+    #[test]
     fn a_workload_is_the_same_after_toml() {
         let workload = Workload {
             acks: Acks::All,

@@ -41,8 +41,11 @@ const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 
 pub fn run(args: coati_bench::BenchArgs) -> CommandOutcome {
-    Ok(args.run(|bootstrap| Client {
-        bootstrap: bootstrap.to_owned(),
+    Ok(args.run(|bootstrap| {
+        crate::io::heartbeat::begin();
+        Client {
+            bootstrap: bootstrap.to_owned(),
+        }
     })?)
 }
 
@@ -244,6 +247,7 @@ impl coati_bench::Client for Client {
         let ask = async {
             let connection = self.bootstrap().await?;
             let request = InitProducerIdRequest {
+                transactional_id: None,
                 transaction_timeout_ms: i32::MAX,
                 producer_id: -1,
                 producer_epoch: -1,

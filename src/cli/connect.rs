@@ -39,6 +39,7 @@ where
             )
         })?;
     executor.run(async {
+        crate::io::heartbeat::begin();
         let options = ClusterOptions {
             retry_for: Duration::from_secs(args.timeout),
             ..ClusterOptions::default()

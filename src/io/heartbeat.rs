@@ -23,7 +23,7 @@ const HORIZON: Duration = Duration::from_secs(3);
 const REFILL: Duration = Duration::from_secs(1);
 
 /// Call once on each executor, first of all: when this returns, it beats.
-pub(super) fn begin() {
+pub fn begin() {
     let mut beats = Beats::default();
     let began = clock::now();
     beats.arm(Duration::ZERO);

@@ -11,7 +11,7 @@ pub mod disk;
 pub mod entropy;
 pub mod file;
 mod file_range;
-mod heartbeat;
+pub mod heartbeat;
 pub mod process;
 pub mod ring;
 #[cfg(feature = "simulation")]

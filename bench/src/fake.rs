@@ -1,0 +1,193 @@
+//! A broker in memory, for tests: it keeps what it is given, or spoils one record of it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{Ready, ready};
+
+use crate::client::{
+    Batch, Client, Codec, Connection, FetchBounds, Outcome, Position, Sequence, Target, Topic,
+};
+
+/// What becomes of one record among those that come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoil {
+    Nothing,
+    Lose,
+    Double,
+    SwapWithNext,
+    Alter,
+}
+
+/// Which record of each partition is spoilt.
+const SPOILT: usize = 100;
+
+type Records = Vec<Vec<u8>>;
+
+#[derive(Clone)]
+pub struct FakeBroker {
+    spoil: Spoil,
+    partitions: Rc<RefCell<BTreeMap<(String, i32), Records>>>,
+}
+
+impl FakeBroker {
+    pub fn new(spoil: Spoil) -> FakeBroker {
+        FakeBroker {
+            spoil,
+            partitions: Rc::default(),
+        }
+    }
+
+    fn store(&self, target: Target<'_>, values: Records) {
+        let key = (target.topic.name.clone(), target.partition);
+        let mut partitions = self.partitions.borrow_mut();
+        let records = partitions.entry(key).or_default();
+        let before = records.len();
+        records.extend(values);
+        // Only when the one behind it has come as well, so that each kind of damage is possible.
+        if before > SPOILT + 1 || records.len() <= SPOILT + 1 {
+            return;
+        }
+        match self.spoil {
+            Spoil::Nothing => {}
+            Spoil::Lose => drop(records.remove(SPOILT)),
+            Spoil::Double => records.insert(SPOILT, records[SPOILT].clone()),
+            Spoil::SwapWithNext => records.swap(SPOILT, SPOILT + 1),
+            Spoil::Alter => *records[SPOILT].last_mut().expect("a value") ^= 1,
+        }
+    }
+}
+
+/// Values with their lengths before them.
+fn decode(mut bytes: &[u8]) -> Records {
+    let mut values = Records::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let (value, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        values.push(value.to_vec());
+        bytes = rest;
+    }
+    values
+}
+
+fn encode<'a>(values: impl IntoIterator<Item = &'a Vec<u8>>) -> Bytes {
+    let mut bytes = Vec::new();
+    for value in values {
+        bytes.extend((value.len() as u32).to_be_bytes());
+        bytes.extend(value);
+    }
+    bytes.into()
+}
+
+impl Client for FakeBroker {
+    type Connection = FakeBroker;
+    type Batch = FakeBatch;
+
+    async fn create_topic(&self, _: &str, _: i32, _: &[String]) -> Outcome<bool> {
+        Ok(true)
+    }
+
+    async fn delete_topic(&self, _: &str) -> Outcome<()> {
+        Ok(())
+    }
+
+    async fn topic(&self, name: &str) -> Outcome<Topic> {
+        Ok(Topic {
+            name: name.to_owned(),
+            id: [0; 16],
+            leaders: vec!["one".into(), "two".into()],
+        })
+    }
+
+    async fn flush_mode(&self, _: &str) -> Outcome<String> {
+        Ok("memory".into())
+    }
+
+    async fn connect(&self, _: &str) -> Outcome<FakeBroker> {
+        Ok(self.clone())
+    }
+
+    async fn producer_id(&self) -> Outcome<(i64, i16)> {
+        Ok((1, 0))
+    }
+
+    fn batch(&self, _: Codec) -> FakeBatch {
+        FakeBatch::default()
+    }
+
+    fn values(&self, records: &Bytes, from: i64, mut each: impl FnMut(i64, &[u8])) -> Outcome<i64> {
+        let mut next = from;
+        for value in decode(records) {
+            each(next, &value);
+            next += 1;
+        }
+        Ok(next)
+    }
+
+    fn next_offset(&self, records: &Bytes, from: i64) -> Outcome<i64> {
+        Ok(from + decode(records).len() as i64)
+    }
+}
+
+#[derive(Default)]
+pub struct FakeBatch(Records, usize);
+
+impl Batch for FakeBatch {
+    fn append(&mut self, _: i64, _: Option<&[u8]>, value: &[u8]) {
+        self.1 += value.len();
+        self.0.push(value.to_vec());
+    }
+
+    fn size_in_bytes(&self) -> usize {
+        self.1
+    }
+
+    fn build(self, _: Option<Sequence>) -> Bytes {
+        encode(&self.0)
+    }
+}
+
+impl Connection for FakeBroker {
+    type Acknowledgement = Ready<Outcome<()>>;
+
+    fn produce(&self, target: Target<'_>, batch: Bytes, _: i16) -> Outcome<Ready<Outcome<()>>> {
+        self.store(target, decode(&batch));
+        Ok(ready(Ok(())))
+    }
+
+    async fn fetch(&self, positions: &[Position<'_>], bounds: FetchBounds) -> Outcome<Vec<Bytes>> {
+        glommio::timer::sleep(bounds.max_wait.min(Duration::from_millis(1))).await;
+        let partitions = self.partitions.borrow();
+        let of = |position: &Position<'_>| {
+            let target = position.target;
+            let key = (target.topic.name.clone(), target.partition);
+            let records = partitions.get(&key).map_or(&[][..], |records| records);
+            // Damage may come late; a reader stays a step behind it.
+            let ripe = if records.len() > SPOILT + 1 {
+                records.len()
+            } else {
+                0
+            };
+            encode(records[..ripe].iter().skip(position.offset as usize))
+        };
+        Ok(positions.iter().map(of).collect())
+    }
+
+    async fn offsets(&self, target: Target<'_>) -> Outcome<(i64, i64)> {
+        let key = (target.topic.name.clone(), target.partition);
+        let partitions = self.partitions.borrow();
+        Ok((0, partitions.get(&key).map_or(0, Vec::len) as i64))
+    }
+
+    async fn room(&self) {}
+}
+
+/// Runs a test on an executor of its own.
+pub fn on_executor<T>(test: impl Future<Output = T>) -> T {
+    glommio::LocalExecutorBuilder::default()
+        .make()
+        .expect("io_uring")
+        .run(test)
+}

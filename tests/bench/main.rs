@@ -1,0 +1,144 @@
+//! The load generator against the real broker: its figures can be trusted when the broker stalls.
+
+#[path = "../robust/broker.rs"]
+#[allow(dead_code, reason = "shared with another suite, which uses all of it")]
+mod broker;
+mod proxy;
+
+use std::process::Command;
+use std::time::Duration;
+
+use broker::Broker;
+use proxy::Proxy;
+use serde_json::Value;
+
+const FREEZE: Duration = Duration::from_millis(200);
+const FREEZE_MS: f64 = 200.0;
+
+/// A broker behind a proxy that stops all traffic once, for a while, when so much has passed.
+fn behind_proxy(freeze_after_bytes: u64) -> (Broker, Proxy) {
+    let proxy = Proxy::bind();
+    let advertised = format!("advertised.listeners=PLAINTEXT://{}", proxy.address);
+    let broker = Broker::start(1, &[&advertised]);
+    proxy.run(broker.address, freeze_after_bytes, FREEZE);
+    (broker, proxy)
+}
+
+fn bench(address: &str, arguments: &str) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_coati"))
+        .args(["bench"])
+        .args(arguments.split(' '))
+        .args(["--json", "-b", address])
+        .output()
+        .expect("the binary runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).expect("a report in JSON")
+}
+
+fn number(report: &Value, pointer: &str) -> f64 {
+    let value = report.pointer(pointer).and_then(Value::as_f64);
+    value.unwrap_or_else(|| panic!("{pointer} is not in {report:#}"))
+}
+
+#[test]
+fn an_open_loop_finds_the_freeze_that_a_closed_loop_misses() {
+    // 2,000 records of 1 KB a second, there and back: the freeze comes after 1.25 s of 2.5.
+    let (_broker, proxy) = behind_proxy(5_000_000);
+    let open = bench(
+        &proxy.address,
+        "e2e --rate 2000 --size 1000 --warm-up 0.5 --seconds 2 --verify",
+    );
+    assert!(proxy.has_frozen());
+    // A tenth of the records were due while nothing moved, and waited up to all of it.
+    for stage in ["acknowledge", "end_to_end"] {
+        assert!(number(&open, &format!("/{stage}/max")) >= FREEZE_MS * 0.95);
+        assert!(number(&open, &format!("/{stage}/p99")) >= FREEZE_MS * 0.7);
+    }
+    let series = open["series"].as_array().expect("a point a second");
+    let seconds = series.iter().filter(|point| {
+        let max = point.pointer("/end_to_end/max").and_then(Value::as_f64);
+        max.is_some_and(|max| max >= FREEZE_MS * 0.95)
+    });
+    assert!(seconds.count() >= 1, "{series:?}");
+    assert_eq!(open["verdict"]["first"], Value::Null, "{open:#}");
+    assert_eq!(open["open_loop"], true);
+
+    let (_broker, proxy) = behind_proxy(100_000);
+    let closed = bench(
+        &proxy.address,
+        "produce --size 100 --batch 1 --in-flight 1 --warm-up 0 --seconds 2",
+    );
+    assert!(proxy.has_frozen());
+    assert_eq!(closed["open_loop"], false);
+    // One request of many hit it; the others were never sent.
+    assert!(number(&closed, "/acknowledge/max") >= FREEZE_MS * 0.95);
+    assert!(number(&closed, "/acknowledge/p99") < FREEZE_MS * 0.5);
+}
+
+#[test]
+fn every_ack_level_and_codec_arrives_verified() {
+    let broker = Broker::start(1, &[]);
+    let address = broker.address.to_string();
+    let verified = |flags: &str| {
+        let base = "mixed --partitions 3 --rate 3000 --size 200 --warm-up 0 --seconds 0.5 --verify";
+        let report = bench(&address, &format!("{base} {flags}"));
+        assert_eq!(report["unread"], 0, "{flags}");
+        assert_eq!(
+            report["verdict"]["first"],
+            Value::Null,
+            "{flags}: {report:#}"
+        );
+        // Four producers begin in turn, so the last of their records may be due a moment too late.
+        let checked = number(&report, "/verdict/checked");
+        assert!((1490.0..=1510.0).contains(&checked), "{flags}: {checked}");
+    };
+    for flags in [
+        "--acks 0",
+        "--acks all",
+        "--idempotent",
+        "--codec gzip",
+        "--codec snappy --random 0.3",
+        "--codec lz4 --keys zipf",
+        "--codec zstd --keys uniform",
+    ] {
+        verified(flags);
+    }
+}
+
+#[test]
+fn every_workload_reports() {
+    let broker = Broker::start(1, &[]);
+    let address = broker.address.to_string();
+    let short = "--warm-up 0.1 --seconds 0.4";
+    for kind in [
+        "produce",
+        "small",
+        "e2e --rate 500",
+        "connections --rate 500 --idle 20",
+    ] {
+        let report = bench(&address, &format!("{kind} {short}"));
+        assert!(number(&report, "/produced/total/records") > 0.0, "{kind}");
+        assert!(
+            number(&report, "/broker/cpu_seconds_per_gb") >= 0.0,
+            "{kind}"
+        );
+        let flush_mode = report["flush_mode"].as_str().unwrap();
+        assert!(flush_mode.starts_with("durable"), "{kind}: {flush_mode}");
+    }
+    let consumed = bench(&address, "consume --backlog-gb 0.02");
+    let bytes = number(&consumed, "/consumed/total/bytes");
+    assert!(bytes >= 2e7, "{bytes}");
+    let caught_up = bench(
+        &address,
+        &format!("catch-up --rate 500 --backlog-gb 0.02 {short}"),
+    );
+    assert!(number(&caught_up, "/p99_ratio") > 0.0);
+    let file = format!(
+        "run {}/bench/workloads/fan-out-3-1kb.toml --rate 900 {short}",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let report = bench(&address, &file);
+    let sent = number(&report, "/acknowledge/count");
+    assert_eq!(number(&report, "/end_to_end/count"), 3.0 * sent);
+}
