@@ -245,9 +245,13 @@ impl Log {
         let end = self.end_offset();
         // Searches look at files alone.
         self.wait_until(|state| state.written_end >= end).await?;
-        self.search_time(timestamp, end)
+        let found = self
+            .search_time(timestamp, end)
             .await
-            .map_err(|error| LogError::storage("searching a segment", &error))
+            .map_err(|error| LogError::storage("searching a segment", &error))?;
+        // What a device that fails still has of a file, nobody knows.
+        self.check_online()?;
+        Ok(found)
     }
 
     /// What comes at or behind `end` came after the search began.

@@ -167,7 +167,7 @@ fn what_is_appended_is_read_back_hot_cold_and_after_recovery() {
     });
 }
 
-/// Simulated seed 3167: the search gave up a segment when the late record of its first batch was deleted.
+/// Simulated seed 8546: the search gave up a segment when the late record of its first batch was deleted.
 #[test]
 fn a_time_is_found_behind_a_batch_whose_late_record_is_deleted() {
     let folder = folder();

@@ -253,9 +253,10 @@ impl World {
         let from = start.plus(self.random.below(span) as i64);
         let max_bytes = self.random.below(20_000) as usize;
         let at_least_one = self.random.chance(1, 2);
-        let (log, model) = (log.clone(), self.model.clone());
+        let (log, model, disk) = (log.clone(), self.model.clone(), self.disk.clone());
         executor.spawn(async move {
             match log.read(from, upto, max_bytes, at_least_one).await {
+                Ok(_) if disk.has_failed_sync() => {}
                 Ok(records) => {
                     let problem = judge(
                         &model.borrow(),
@@ -275,12 +276,16 @@ impl World {
 
     fn search(&mut self, executor: &mut Executor, log: &Rc<Log>) {
         let timestamp = self.now_ms - self.random.below(20_000) as i64;
-        let (log, model) = (log.clone(), self.model.clone());
+        let (log, model, disk) = (log.clone(), self.model.clone(), self.disk.clone());
         executor.spawn(async move {
             let (start, end) = (log.start_offset(), log.end_offset());
             let Ok(found) = log.offset_for_timestamp(timestamp).await else {
                 return;
             };
+            // The files have lost what a failed sync had not stored; the log hears of it in a moment.
+            if disk.has_failed_sync() {
+                return;
+            }
             let found = found.map(|found| (found.timestamp, found.offset));
             let mut model = model.borrow_mut();
             let expected = model.first_at(timestamp, start);

@@ -128,6 +128,11 @@ impl SimulatedDisk {
     }
 
     /// Whether a sync failed since this was asked before: what had been written may be lost then.
+    pub fn has_failed_sync(&self) -> bool {
+        self.0.borrow().failed_sync
+    }
+
+    /// As `has_failed_sync`, and forgets it.
     pub fn take_failed_sync(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().failed_sync)
     }
