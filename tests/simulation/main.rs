@@ -11,12 +11,15 @@ mod model;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use coati::log::Sabotage;
 use world::World;
 
 /// Seeds run where COATI_SEEDS says nothing.
 const SEEDS_DEFAULT: u64 = 1_000;
+/// No more are looked for.
+const FAILURES_SHOWN: usize = 10;
 /// A planted fault must show within so many seeds.
 const SEEDS_TO_FIND_A_FAULT: u64 = 500;
 
@@ -47,17 +50,27 @@ fn nothing_acknowledged_is_lost_and_nothing_else_is_served() {
         Some(seed) => seed..seed + 1,
         None => 0..number_from("COATI_SEEDS").unwrap_or(SEEDS_DEFAULT),
     };
-    let mut failures = 0;
-    for seed in seeds {
-        if let Err(problem) = run(seed, Sabotage::None) {
-            println!("COATI_SEED={seed}: {problem}");
-            failures += 1;
-            if failures == 10 {
+    let (next, failures) = (AtomicU64::new(seeds.start), AtomicUsize::new(0));
+    let work = || {
+        while failures.load(Ordering::Relaxed) < FAILURES_SHOWN {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
                 break;
             }
+            if let Err(problem) = run(seed, Sabotage::None) {
+                println!("COATI_SEED={seed}: {problem}");
+                failures.fetch_add(1, Ordering::Relaxed);
+            }
         }
-    }
-    assert_eq!(failures, 0, "seeds failed: see above");
+    };
+    // Runs know nothing of each other.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    assert_eq!(failures.into_inner(), 0, "seeds failed: see above");
 }
 
 /// The test of the test: a log broken on purpose is found out.
