@@ -15,6 +15,7 @@ use crate::catch_up::catch_up;
 use crate::client::{Client, Codec, Outcome};
 use crate::recorder::Point;
 use crate::run::{Setting, run};
+use crate::search::{Slo, search};
 use crate::workload::{Acks, Keys, Workload};
 
 /// Measure a Kafka-compatible broker with an open-loop load.
@@ -156,9 +157,13 @@ struct Flags {
     #[arg(long, value_name = "N")]
     consumers: Option<u32>,
 
-    /// Records a second over all producers; 0 as many as are acknowledged
-    #[arg(long, value_name = "RECORDS")]
+    /// Records a second over all producers; `max` (or 0) as many as are acknowledged
+    #[arg(long, value_name = "RECORDS", value_parser = parse_rate)]
     rate: Option<f64>,
+
+    /// With --rate max: find the highest rate that keeps this, such as p99=10ms; each trial lasts --seconds
+    #[arg(long, value_name = "PROMISE")]
+    slo: Option<Slo>,
 
     /// Bytes of each record's value
     #[arg(long, value_name = "BYTES")]
@@ -323,6 +328,13 @@ impl BenchArgs {
             let both = catch_up(&client, &workload, setting).await?;
             return print(flags, &both);
         }
+        if let Some(slo) = flags.slo {
+            if workload.producer_rate > 0.0 {
+                return Err("--slo finds a rate: give --rate max with it".into());
+            }
+            let found = search(&client, &workload, slo, &setting).await?;
+            return print(flags, &found);
+        }
         let report = run(&client, &workload, &setting).await?;
         print(flags, &report)?;
         report.fault().map_or(Ok(()), Err)
@@ -337,6 +349,16 @@ fn print(flags: &Flags, report: &(impl Serialize + Display)) -> Outcome<()> {
         print!("{report}");
     }
     Ok(())
+}
+
+/// A number of records a second, or `max`, which 0 stands for.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    if text == "max" {
+        return Ok(0.0);
+    }
+    let rate: Option<f64> = text.parse().ok();
+    let rate = rate.filter(|rate| rate.is_finite() && *rate >= 0.0);
+    rate.ok_or_else(|| "a rate is a number of records a second, or max".into())
 }
 
 /// Becomes true when SIGINT or SIGTERM comes.

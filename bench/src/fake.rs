@@ -30,7 +30,14 @@ type Records = Vec<Vec<u8>>;
 #[derive(Clone)]
 pub struct FakeBroker {
     spoil: Spoil,
-    partitions: Rc<RefCell<BTreeMap<(String, i32), Records>>>,
+    partitions: Rc<RefCell<BTreeMap<(String, i32), Partition>>>,
+}
+
+#[derive(Default)]
+struct Partition {
+    records: Records,
+    /// Its record has been spoilt, and readers may have what is there.
+    ripe: bool,
 }
 
 impl FakeBroker {
@@ -44,13 +51,14 @@ impl FakeBroker {
     fn store(&self, target: Target<'_>, values: Records) {
         let key = (target.topic.name.clone(), target.partition);
         let mut partitions = self.partitions.borrow_mut();
-        let records = partitions.entry(key).or_default();
-        let before = records.len();
+        let partition = partitions.entry(key).or_default();
+        let records = &mut partition.records;
         records.extend(values);
         // Only when the one behind it has come as well, so that each kind of damage is possible.
-        if before > SPOILT + 1 || records.len() <= SPOILT + 1 {
+        if partition.ripe || records.len() <= SPOILT + 1 {
             return;
         }
+        partition.ripe = true;
         match self.spoil {
             Spoil::Nothing => {}
             Spoil::Lose => drop(records.remove(SPOILT)),
@@ -163,14 +171,9 @@ impl Connection for FakeBroker {
         let of = |position: &Position<'_>| {
             let target = position.target;
             let key = (target.topic.name.clone(), target.partition);
-            let records = partitions.get(&key).map_or(&[][..], |records| records);
-            // Damage may come late; a reader stays a step behind it.
-            let ripe = if records.len() > SPOILT + 1 {
-                records.len()
-            } else {
-                0
-            };
-            encode(records[..ripe].iter().skip(position.offset as usize))
+            let ripe = partitions.get(&key).filter(|partition| partition.ripe);
+            let records = ripe.map_or(&[][..], |partition| &partition.records);
+            encode(records.iter().skip(position.offset as usize))
         };
         Ok(positions.iter().map(of).collect())
     }
@@ -178,7 +181,12 @@ impl Connection for FakeBroker {
     async fn offsets(&self, target: Target<'_>) -> Outcome<(i64, i64)> {
         let key = (target.topic.name.clone(), target.partition);
         let partitions = self.partitions.borrow();
-        Ok((0, partitions.get(&key).map_or(0, Vec::len) as i64))
+        Ok((
+            0,
+            partitions
+                .get(&key)
+                .map_or(0, |partition| partition.records.len()) as i64,
+        ))
     }
 
     async fn room(&self) {}

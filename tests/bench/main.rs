@@ -126,6 +126,12 @@ fn every_workload_reports() {
         let flush_mode = report["flush_mode"].as_str().unwrap();
         assert!(flush_mode.starts_with("durable"), "{kind}: {flush_mode}");
     }
+    let found = bench(
+        &address,
+        &format!("e2e --rate max --slo max=0.001ms {short}"),
+    );
+    assert_eq!(found["best"], Value::Null);
+    assert_eq!(found["trials"][0]["kept"], false);
     let consumed = bench(&address, "consume --backlog-gb 0.02");
     let bytes = number(&consumed, "/consumed/total/bytes");
     assert!(bytes >= 2e7, "{bytes}");
