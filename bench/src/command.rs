@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::broker::Process;
 use crate::catch_up::catch_up;
 use crate::client::{Client, Codec, Outcome};
+use crate::compare::{Side, compare};
 use crate::recorder::Point;
 use crate::run::{Setting, run};
 use crate::search::{Slo, search};
@@ -51,6 +52,20 @@ enum Kind {
         #[command(flatten)]
         flags: Box<Flags>,
     },
+    /// Run workload files against two brokers in turn: medians, ratios and their spread
+    Compare {
+        #[arg(value_name = "NAME=HOST:PORT")]
+        first: Side,
+        #[arg(value_name = "NAME=HOST:PORT")]
+        second: Side,
+        #[arg(value_name = "WORKLOAD", required = true)]
+        files: Vec<PathBuf>,
+        /// Rounds of both
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
 }
 
 impl Kind {
@@ -63,7 +78,7 @@ impl Kind {
             | Kind::Mixed(flags)
             | Kind::Connections(flags)
             | Kind::CatchUp(flags) => flags,
-            Kind::Run { flags, .. } => flags,
+            Kind::Run { flags, .. } | Kind::Compare { flags, .. } => flags,
         }
     }
 
@@ -117,6 +132,7 @@ impl Kind {
                 ..preset
             },
             Kind::Run { file, .. } => Workload::load(file)?,
+            Kind::Compare { .. } => preset,
         })
     }
 }
@@ -285,6 +301,16 @@ impl Flags {
         Ok(workload)
     }
 
+    fn setting(&self) -> Outcome<Setting> {
+        Ok(Setting {
+            topic: self.topic.clone(),
+            broker: self.broker(),
+            stop: stop_on_signal()?,
+            catch_up: None,
+            progress: progress_line(),
+        })
+    }
+
     fn broker(&self) -> Option<Process> {
         let port = || self.bootstrap.rsplit_once(':')?.1.parse().ok();
         match self.broker_pid {
@@ -295,8 +321,12 @@ impl Flags {
 }
 
 impl BenchArgs {
-    /// Runs the workload and prints its report. `client` makes a client of the cluster at an address, on the executor.
-    pub fn run<C: Client>(self, client: impl FnOnce(&str) -> C + Send + 'static) -> Outcome<()> {
+    /// Runs what was asked for and prints its report. `prepare` runs on the executor, and its result makes a client of
+    /// the cluster at an address.
+    pub fn run<C: Client, M: Fn(&str) -> C>(
+        self,
+        prepare: impl FnOnce() -> M + Send + 'static,
+    ) -> Outcome<()> {
         let cpu = self.kind.flags().cpu;
         let placement = cpu.map_or(glommio::Placement::Unbound, glommio::Placement::Fixed);
         // The thread that watches for Ctrl-C must be the only one to get it.
@@ -306,24 +336,46 @@ impl BenchArgs {
             .name("bench")
             .preempt_timer(Duration::from_millis(1))
             .spawn(move || async move {
-                let client = client(&self.kind.flags().bootstrap);
-                self.measure(client).await
+                let connect = prepare();
+                match &self.kind {
+                    Kind::Compare { .. } => self.compare(connect).await,
+                    _ => self.measure(connect(&self.kind.flags().bootstrap)).await,
+                }
             });
         executor
             .and_then(|executor| executor.join())
             .map_err(|error| error.to_string())?
     }
 
-    async fn measure<C: Client>(self, client: C) -> Outcome<()> {
+    async fn compare<C: Client>(&self, connect: impl Fn(&str) -> C) -> Outcome<()> {
+        let Kind::Compare {
+            first,
+            second,
+            files,
+            rounds,
+            flags,
+        } = &self.kind
+        else {
+            return Ok(());
+        };
+        let mut workloads = Vec::new();
+        for file in files {
+            workloads.push(flags.apply(Workload::load(file)?)?);
+        }
+        let mut setting = flags.setting()?;
+        let (one, other) = (connect(&first.address), connect(&second.address));
+        for workload in &workloads {
+            let (sides, clients) = ((first, second), (&one, &other));
+            let compared = compare(sides, clients, workload, *rounds, &mut setting).await?;
+            print(flags, &compared)?;
+        }
+        Ok(())
+    }
+
+    async fn measure<C: Client>(&self, client: C) -> Outcome<()> {
         let flags = self.kind.flags();
         let workload = flags.apply(self.kind.preset()?)?;
-        let setting = Setting {
-            topic: flags.topic.clone(),
-            broker: flags.broker(),
-            stop: stop_on_signal()?,
-            catch_up: None,
-            progress: progress_line(),
-        };
+        let setting = flags.setting()?;
         if let Kind::CatchUp(_) = self.kind {
             let both = catch_up(&client, &workload, setting).await?;
             return print(flags, &both);

@@ -3,7 +3,7 @@
 //!
 //! The map, in the order data flows: `command` (what people type), `workload` (what a run is asked to do), `run` (one run,
 //! from topics to report), `schedule` (when each record is meant to leave), `keys` and `payload` (what is in it), `produce`
-//! and `consume` (who sends and reads), `catch_up` (a run beside an old reader), `search` (the highest rate that keeps a promise), `client` (what they need of a Kafka client; the binary hands one in), `recorder`
+//! and `consume` (who sends and reads), `catch_up` (a run beside an old reader), `search` (the highest rate that keeps a promise), `compare` (two brokers in turn), `client` (what they need of a Kafka client; the binary hands one in), `recorder`
 //! and `latency` (what is counted), `verify` (whether all came as it left), `broker` (its CPU and memory), `report`.
 
 mod broker;
@@ -11,6 +11,7 @@ mod catch_up;
 pub mod client;
 mod clock;
 mod command;
+mod compare;
 mod consume;
 #[cfg(test)]
 mod fake;

@@ -41,9 +41,9 @@ const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 
 pub fn run(args: coati_bench::BenchArgs) -> CommandOutcome {
-    Ok(args.run(|bootstrap| {
+    Ok(args.run(|| {
         crate::io::heartbeat::begin();
-        Client {
+        |bootstrap: &str| Client {
             bootstrap: bootstrap.to_owned(),
         }
     })?)

@@ -148,3 +148,36 @@ fn every_workload_reports() {
     let sent = number(&report, "/acknowledge/count");
     assert_eq!(number(&report, "/end_to_end/count"), 3.0 * sent);
 }
+
+#[test]
+fn two_brokers_are_compared_in_turn() {
+    let brokers = [
+        Broker::start(1, &[]),
+        Broker::start(1, &["log.flush.policy=os"]),
+    ];
+    let workload = "bench/workloads/1-topic-1-partition-1kb.toml";
+    let output = Command::new(env!("CARGO_BIN_EXE_coati"))
+        .args(["bench", "compare"])
+        .arg(format!("one={}", brokers[0].address))
+        .arg(format!("other={}", brokers[1].address))
+        .arg(format!("{}/{workload}", env!("CARGO_MANIFEST_DIR")))
+        .args("--rounds 2 --rate 500 --warm-up 0 --seconds 0.4 --json".split(' '))
+        .output()
+        .expect("the binary runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report in JSON");
+    assert_eq!(report["rounds"].as_array().map(Vec::len), Some(2));
+    assert_eq!(report["rows"].as_array().map(Vec::len), Some(8));
+    for row in report["rows"].as_array().expect("rows") {
+        let value = |pointer: &str| number(row, pointer);
+        assert!(value("/ratio/low") <= value("/ratio/median"), "{row}");
+        assert!(value("/ratio/median") <= value("/ratio/high"), "{row}");
+    }
+    let flush = |side: usize| report["rounds"][0][side]["flush_mode"].as_str().unwrap();
+    assert!(flush(0).starts_with("durable"));
+    assert!(flush(1).contains("log.flush.policy=os"));
+}
