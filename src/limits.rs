@@ -45,6 +45,9 @@ pub const UNWRITTEN_BYTES_MAX: usize = 4 << 20;
 /// Bytes a connection asks the kernel for at once when no frame tells it how many to expect.
 pub const RECEIVE_BYTES: usize = 64 << 10;
 
+/// The most that it asks for when its peer fills whatever it has.
+pub const RECEIVE_BYTES_MAX: usize = 512 << 10;
+
 /// What a connection's read buffer may keep while it waits for a request.
 pub const RECEIVE_BYTES_IDLE_MAX: usize = RECEIVE_BYTES;
 

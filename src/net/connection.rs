@@ -64,6 +64,8 @@ pub struct Connection {
     responses: Responses,
     /// Received and not yet cut into frames. Empty and without memory while the connection is idle.
     received: RefCell<BytesMut>,
+    /// What the next buffer holds.
+    receive_bytes: Cell<usize>,
     requests: RequestAccount,
     response_memory: Rc<ResponseAccount>,
     produces: Cell<usize>,
@@ -87,6 +89,7 @@ impl Connection {
             socket,
             responses: Responses::default(),
             received: RefCell::default(),
+            receive_bytes: Cell::new(limits::RECEIVE_BYTES),
             requests: shard.request_memory.account(),
             response_memory: Rc::new(shard.response_memory.account()),
             produces: Cell::new(0),
@@ -252,9 +255,12 @@ impl Connection {
             }
             {
                 let mut received = self.received.borrow_mut();
-                frame::reserve(&mut received, max, limits::RECEIVE_BYTES);
+                frame::reserve(&mut received, max, self.receive_bytes.get());
+                let room = received.capacity() - received.len();
                 match self.socket.try_receive(&mut received)? {
                     Some(bytes) => {
+                        let next = frame::next_receive(self.receive_bytes.get(), bytes, room);
+                        self.receive_bytes.set(next);
                         self.requests.on_received(bytes);
                         return Ok(bytes > 0);
                     }

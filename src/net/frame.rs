@@ -3,6 +3,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::limits::{RECEIVE_BYTES, RECEIVE_BYTES_MAX};
+
 pub const LENGTH_BYTES: usize = 4;
 
 /// What is reserved for a frame before its bytes arrive; a larger frame earns more by sending.
@@ -44,6 +46,19 @@ pub fn reserve(buffer: &mut BytesMut, max: usize, least: usize) {
     }
 }
 
+/// How large the buffer after one of `bytes` is to be, when a receive brought `received` of the `room` it had.
+/// A buffer that ends inside a frame costs a copy of what is there of it, so a stream that fills its
+/// buffers gets larger ones, until it no longer does.
+pub fn next_receive(bytes: usize, received: usize, room: usize) -> usize {
+    if received == room {
+        (2 * bytes).min(RECEIVE_BYTES_MAX)
+    } else if received < bytes / 8 {
+        (bytes / 2).max(RECEIVE_BYTES)
+    } else {
+        bytes
+    }
+}
+
 fn announced(buffer: &BytesMut, max: usize) -> Result<Option<usize>, BadLength> {
     let Some(prefix) = buffer.first_chunk::<LENGTH_BYTES>() else {
         return Ok(None);
@@ -74,6 +89,20 @@ mod tests {
             }
             assert_eq!(frames, [&b"abc"[..], b"", b"d"]);
         }
+    }
+
+    #[test]
+    fn a_stream_that_fills_its_buffers_gets_larger_ones() {
+        let mut bytes = RECEIVE_BYTES;
+        for _ in 0..10 {
+            bytes = next_receive(bytes, bytes, bytes);
+        }
+        assert_eq!(bytes, RECEIVE_BYTES_MAX);
+        assert_eq!(next_receive(bytes, bytes / 2, bytes), bytes);
+        for _ in 0..10 {
+            bytes = next_receive(bytes, 100, bytes);
+        }
+        assert_eq!(bytes, RECEIVE_BYTES);
     }
 
     #[test]
