@@ -57,7 +57,7 @@ impl FakeBroker {
     pub fn start_raw(
         script: impl Fn(&RequestHeader, &mut Reader) -> Reply + 'static,
     ) -> FakeBroker {
-        let bound = BoundListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let bound = BoundListener::bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
         let address = bound.local_address().unwrap();
         let listener = Listener::adopt(bound).unwrap();
         let seen = Rc::<RefCell<Vec<RequestHeader>>>::default();

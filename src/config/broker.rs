@@ -36,7 +36,8 @@ pub struct BrokerConfig {
     /// `None` leaves it to the kernel.
     pub socket_send_buffer_bytes: Option<usize>,
     pub socket_receive_buffer_bytes: Option<usize>,
-    pub socket_listen_backlog: i32,
+    /// `None` when not given: Kafka's default is too small for thousands that connect at once.
+    pub socket_listen_backlog: Option<i32>,
     /// `None` never closes an idle connection.
     pub connections_max_idle_ms: Option<u64>,
     pub max_connections: usize,
@@ -106,7 +107,9 @@ impl BrokerConfig {
             socket_request_max_bytes: values.number("socket.request.max.bytes"),
             socket_send_buffer_bytes: values.unless_negative("socket.send.buffer.bytes"),
             socket_receive_buffer_bytes: values.unless_negative("socket.receive.buffer.bytes"),
-            socket_listen_backlog: values.number("socket.listen.backlog.size"),
+            socket_listen_backlog: given
+                .contains_key("socket.listen.backlog.size")
+                .then(|| values.number("socket.listen.backlog.size")),
             connections_max_idle_ms: values.unless_negative("connections.max.idle.ms"),
             max_connections: values.number("max.connections"),
             max_connections_per_ip: values.number("max.connections.per.ip"),

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use bytes::BytesMut;
 use glommio::io::PollableFd;
 
-/// Kernel backlog of connections not yet accepted.
+/// Kernel backlog of connections not yet accepted, unless told otherwise.
 const BACKLOG: i32 = 4096;
 
 /// A bound listening socket, not yet tied to an executor; each core clones it and accepts.
@@ -23,12 +23,12 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
-    /// Binds with SO_REUSEADDR, so that a restarted broker gets its port back at once.
-    pub fn bind(address: SocketAddr) -> io::Result<BoundListener> {
+    /// Binds with SO_REUSEADDR: connections that linger do not keep the port.
+    pub fn bind(address: SocketAddr, backlog: Option<i32>) -> io::Result<BoundListener> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        // std listens with a backlog of 128; listening again only widens it.
-        check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) })?;
+        // std has its own backlog; listening again only changes that.
+        check(unsafe { libc::listen(listener.as_raw_fd(), backlog.unwrap_or(BACKLOG)) })?;
         Ok(BoundListener { listener })
     }
 

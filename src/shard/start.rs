@@ -224,6 +224,7 @@ type NamedListener = (Str, BoundListener);
 
 /// Binds every listener; one on port 0 learns which port it got.
 fn bind(config: &mut BrokerConfig) -> Result<Vec<NamedListener>, StartError> {
+    let backlog = config.socket_listen_backlog;
     config
         .listeners
         .iter_mut()
@@ -234,7 +235,7 @@ fn bind(config: &mut BrokerConfig) -> Result<Vec<NamedListener>, StartError> {
                 error,
             };
             let address = resolve(listener).map_err(refused)?;
-            let bound = bind_patiently(address).map_err(refused)?;
+            let bound = bind_patiently(address, backlog).map_err(refused)?;
             listener.port = bound.local_address()?.port();
             Ok((Str::from(listener.name.clone()), bound))
         })
@@ -242,10 +243,10 @@ fn bind(config: &mut BrokerConfig) -> Result<Vec<NamedListener>, StartError> {
 }
 
 /// The kernel takes a killed broker's io_uring apart, and with it its sockets, only after the process is gone.
-fn bind_patiently(address: SocketAddr) -> io::Result<BoundListener> {
+fn bind_patiently(address: SocketAddr, backlog: Option<i32>) -> io::Result<BoundListener> {
     let deadline = clock::now() + BIND_PATIENCE;
     loop {
-        match BoundListener::bind(address) {
+        match BoundListener::bind(address, backlog) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < deadline => {
                 std::thread::sleep(BIND_RETRY);
             }
