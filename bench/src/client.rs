@@ -61,6 +61,13 @@ pub enum Codec {
     Zstd,
 }
 
+/// A header of a record.
+#[derive(Clone, Debug)]
+pub struct Header {
+    pub key: String,
+    pub value: Bytes,
+}
+
 /// Who produces idempotently, and the first sequence number of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence {
@@ -95,7 +102,8 @@ pub trait Client: Clone + 'static {
     /// An id and epoch to produce with idempotently.
     fn producer_id(&self) -> impl Future<Output = Outcome<(i64, i16)>>;
 
-    fn batch(&self, codec: Codec) -> Self::Batch;
+    /// A batch of which each record has these headers.
+    fn batch(&self, codec: Codec, headers: &[Header]) -> Self::Batch;
 
     /// Hands every record at or above `from` to `each`, in order: offset, value. Returns the offset behind the last whole
     /// batch, or `from`.

@@ -17,6 +17,7 @@ use crate::compare::{Side, compare};
 use crate::recorder::Point;
 use crate::run::{Setting, run};
 use crate::search::{Slo, search};
+use crate::size::Size;
 use crate::workload::{Acks, Keys, Workload};
 
 /// Measure a Kafka-compatible broker with an open-loop load.
@@ -94,7 +95,7 @@ impl Kind {
             Kind::Small(_) => Workload {
                 name: "small".into(),
                 subscriptions_per_topic: 0,
-                message_size: 100,
+                message_size: Size::Fixed(100),
                 batch_bytes: 1,
                 producers_per_topic: 16,
                 in_flight: 5,
@@ -181,9 +182,18 @@ struct Flags {
     #[arg(long, value_name = "PROMISE")]
     slo: Option<Slo>,
 
-    /// Bytes of each record's value
+    /// Bytes of each record's value: one number, LEAST..MOST with all between equally likely, or @FILE with a size a line
+    /// and behind it, if not 1, how often it comes
     #[arg(long, value_name = "BYTES")]
-    size: Option<usize>,
+    size: Option<Size>,
+
+    /// Headers of each record...
+    #[arg(long, value_name = "N")]
+    headers: Option<usize>,
+
+    /// ...and bytes of each of their values
+    #[arg(long, value_name = "BYTES")]
+    header_size: Option<usize>,
 
     #[arg(long)]
     acks: Option<Acks>,
@@ -219,7 +229,7 @@ struct Flags {
     #[arg(long, value_name = "SHARE")]
     random: Option<f64>,
 
-    /// Cut the values from this file
+    /// Cut the values from this file instead of making them up
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
 
@@ -273,6 +283,8 @@ impl Flags {
         }
         set(&mut workload.producer_rate, &self.rate);
         set(&mut workload.message_size, &self.size);
+        set(&mut workload.headers_per_message, &self.headers);
+        set(&mut workload.header_size, &self.header_size);
         set(&mut workload.acks, &self.acks);
         set(&mut workload.codec, &self.codec);
         set(&mut workload.batch_bytes, &self.batch);

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::future::{Ready, ready};
 
 use crate::client::{
-    Batch, Client, Codec, Connection, FetchBounds, Outcome, Position, Sequence, Target, Topic,
+    Batch, Client, Codec, Connection, FetchBounds, Header, Outcome, Position, Sequence, Target,
+    Topic,
 };
 
 /// What becomes of one record among those that come.
@@ -121,7 +122,7 @@ impl Client for FakeBroker {
         Ok((1, 0))
     }
 
-    fn batch(&self, _: Codec) -> FakeBatch {
+    fn batch(&self, _: Codec, _: &[Header]) -> FakeBatch {
         FakeBatch::default()
     }
 

@@ -1,5 +1,6 @@
 //! Owns which key a record has. Randomness is seeded: a run can be repeated.
 
+use crate::random::Random;
 use crate::workload::Keys;
 
 /// Different keys of a run.
@@ -9,7 +10,7 @@ const KEYS: usize = 10_000;
 pub struct KeyChoice {
     keys: Keys,
     turn: usize,
-    state: u64,
+    random: Random,
     /// For Zipf: how likely each key or one before it is, in shares of u64.
     cumulative: Vec<f64>,
 }
@@ -27,7 +28,7 @@ impl KeyChoice {
         KeyChoice {
             keys,
             turn: 0,
-            state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+            random: Random::new(seed),
             cumulative,
         }
     }
@@ -40,10 +41,10 @@ impl KeyChoice {
                 self.turn = (self.turn + 1) % KEYS;
                 self.turn
             }
-            Keys::Uniform => (self.fraction() * KEYS as f64) as usize,
+            Keys::Uniform => (self.random.next_fraction() * KEYS as f64) as usize,
             Keys::Zipf => {
                 let sum = *self.cumulative.last().expect("made for it");
-                let point = self.fraction() * sum;
+                let point = self.random.next_fraction() * sum;
                 self.cumulative.partition_point(|upto| *upto <= point)
             }
         };
@@ -54,15 +55,6 @@ impl KeyChoice {
             rest /= 10;
         }
         Some(key)
-    }
-
-    /// 0 up to but without 1.
-    fn fraction(&mut self) -> f64 {
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        let random = self.state.wrapping_mul(0x2545_F491_4F6C_DD1D);
-        (random >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 

@@ -2,7 +2,7 @@
 //! a record was *meant* to leave (open loop), so a broker that stalls cannot hide it by slowing the generator down.
 //!
 //! The map, in the order data flows: `command` (what people type), `workload` (what a run is asked to do), `run` (one run,
-//! from topics to report), `schedule` (when each record is meant to leave), `keys` and `payload` (what is in it), `produce`
+//! from topics to report), `schedule` (when each record is meant to leave), `keys`, `size` and `payload` (what is in it; `random` draws), `produce`
 //! and `consume` (who sends and reads), `catch_up` (a run beside an old reader), `search` (the highest rate that keeps a promise), `compare` (two brokers in turn), `client` (what they need of a Kafka client; the binary hands one in), `recorder`
 //! and `latency` (what is counted), `verify` (whether all came as it left), `broker` (its CPU and memory), `report`.
 
@@ -19,11 +19,13 @@ mod keys;
 mod latency;
 mod payload;
 mod produce;
+mod random;
 mod recorder;
 mod report;
 mod run;
 mod schedule;
 mod search;
+mod size;
 mod verify;
 mod workload;
 

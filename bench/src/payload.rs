@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::random::Random;
+
 /// Run, intended time, writer, sequence number, checksum.
 pub const HEAD_BYTES: usize = 32;
 
@@ -15,7 +17,7 @@ pub fn noise(seed: u64, length: usize, random_share: f64) -> Bytes {
     // Compressible text repeats within a block, so that a codec finds it whatever its window.
     const BLOCK: usize = 64;
     let random_bytes = (BLOCK as f64 * random_share.clamp(0.0, 1.0)).round() as usize;
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = Random::new(seed);
     let mut bytes = BytesMut::with_capacity(length + BLOCK);
     while bytes.len() < length {
         for place in 0..BLOCK {
@@ -23,11 +25,7 @@ pub fn noise(seed: u64, length: usize, random_share: f64) -> Bytes {
                 bytes.put_u8(b'-');
                 continue;
             }
-            // xorshift64*: enough to defeat a codec.
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            bytes.put_u8((state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 56) as u8);
+            bytes.put_u8((random.next_number() >> 56) as u8);
         }
     }
     bytes.truncate(length);
@@ -68,10 +66,10 @@ impl Payload {
         }
     }
 
-    /// The value of a record.
-    pub fn write(&mut self, head: Head) -> &[u8] {
+    /// The value of a record, of this length if its head has room; not longer than the body.
+    pub fn write(&mut self, head: Head, length: usize) -> &[u8] {
         let nanos = head.intended.saturating_duration_since(self.epoch);
-        let value = &mut self.value;
+        let value = &mut self.value[..length.max(HEAD_BYTES)];
         value[..8].copy_from_slice(&self.run.to_be_bytes());
         value[8..16].copy_from_slice(&(nanos.as_nanos() as u64).to_be_bytes());
         value[16..20].copy_from_slice(&head.writer.to_be_bytes());
@@ -125,7 +123,9 @@ mod tests {
             writer: 3,
             sequence: 1 << 40,
         };
-        let mut value = payload.write(head).to_vec();
+        let short = payload.write(head, 60).to_vec();
+        assert_eq!(payload.read(&short), Some(Ok(head)));
+        let mut value = payload.write(head, 100).to_vec();
         assert_eq!(value.len(), 100);
         assert_eq!(payload.read(&value), Some(Ok(head)));
         let other_run = Payload::new(8, epoch, true, b"");

@@ -15,10 +15,14 @@ use crate::client::{Batch, Client, Connection, Outcome, Sequence, Target};
 use crate::clock;
 use crate::keys::KeyChoice;
 use crate::payload::{Head, Payload};
+use crate::random::Random;
 use crate::recorder::{Stage, Volume};
 use crate::run::Run;
 use crate::schedule::Schedule;
 use crate::workload::Acks;
+
+/// Prepared batches, at least, when records are not all of one size.
+const SIZED_BATCHES: usize = 64;
 
 pub struct Producer<C: Client> {
     run: Rc<Run>,
@@ -134,12 +138,19 @@ impl<C: Client> Producer<C> {
     async fn repeat_prepared(&mut self) -> Outcome<()> {
         let run = Rc::clone(&self.run);
         let mut batches = Vec::new();
-        for first in 0..run.bodies.len() {
-            let mut batch = self.client.batch(run.workload.codec);
+        let mut random = Random::new(u64::from(self.writer));
+        let variety = if run.sizes.is_fixed() {
+            0
+        } else {
+            SIZED_BATCHES
+        };
+        for first in 0..run.bodies.len().max(variety) {
+            let mut batch = self.client.batch(run.workload.codec, &run.headers);
             let mut count = 0;
             while count == 0 || batch.size_in_bytes() < run.workload.batch_bytes {
                 let body = &run.bodies[(first + count) % run.bodies.len()];
-                batch.append(clock::wall_ms(), None, body);
+                let size = run.sizes.choose(&mut random);
+                batch.append(clock::wall_ms(), None, &body[..size]);
                 count += 1;
             }
             batches.push((batch.build(None), count));
@@ -162,6 +173,7 @@ impl<C: Client> Producer<C> {
     async fn compose(&mut self, schedule: Option<Schedule>) -> Outcome<()> {
         let run = Rc::clone(&self.run);
         let linger = run.workload.linger();
+        let mut random = Random::new(u64::from(self.writer));
         let mut keys = KeyChoice::new(run.workload.key_distributor, u64::from(self.writer));
         let mut payloads: Vec<Payload> = run.payloads();
         let mut pending: Vec<Option<Pending<C::Batch>>> = Vec::new();
@@ -186,7 +198,8 @@ impl<C: Client> Producer<C> {
                 let count = payloads.len() as u64;
                 let payload = &mut payloads[(number % count) as usize];
                 let key = key.as_ref().map(|key| &key[..]);
-                self.append(&mut pending[partition], partition, intended, key, payload);
+                let value = (payload, run.sizes.choose(&mut random));
+                self.append(&mut pending[partition], partition, intended, key, value);
                 number += 1;
                 let full = pending[partition].as_ref().is_some_and(|pending| {
                     pending.batch.size_in_bytes() >= run.workload.batch_bytes
@@ -226,10 +239,12 @@ impl<C: Client> Producer<C> {
         partition: usize,
         intended: Instant,
         key: Option<&[u8]>,
-        payload: &mut Payload,
+        (payload, size): (&mut Payload, usize),
     ) {
         let pending = pending.get_or_insert_with(|| Pending {
-            batch: self.client.batch(self.run.workload.codec),
+            batch: self
+                .client
+                .batch(self.run.workload.codec, &self.run.headers),
             intended: Vec::new(),
         });
         let head = Head {
@@ -240,7 +255,7 @@ impl<C: Client> Producer<C> {
         pending.intended.push(intended);
         pending
             .batch
-            .append(clock::wall_ms(), key, payload.write(head));
+            .append(clock::wall_ms(), key, payload.write(head, size));
     }
 
     async fn flush(

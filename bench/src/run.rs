@@ -10,7 +10,7 @@ use bytes::Bytes;
 use glommio::Task;
 
 use crate::broker::Process;
-use crate::client::{Client, Outcome, Topic};
+use crate::client::{Client, Header, Outcome, Topic};
 use crate::clock;
 use crate::consume::{Consumer, Until};
 use crate::payload::{Altered, Head, Payload, noise};
@@ -18,6 +18,7 @@ use crate::produce::Producer;
 use crate::recorder::{Point, Recorder, Sample};
 use crate::report::{Ending, Report};
 use crate::schedule::Schedule;
+use crate::size::Sizes;
 use crate::verify::{Stream, Verifier};
 use crate::workload::Workload;
 
@@ -32,8 +33,11 @@ pub struct Run {
     pub workload: Workload,
     pub topics: Vec<Topic>,
     pub recorder: Recorder,
-    /// What values are made of.
+    /// What values are made of, each long enough for any of them.
     pub bodies: Vec<Bytes>,
+    pub sizes: Sizes,
+    /// Those of each record.
+    pub headers: Vec<Header>,
     pub verifier: RefCell<Option<Verifier>>,
     id: u64,
     epoch: Instant,
@@ -216,7 +220,8 @@ async fn run_on<C: Client>(
 
 fn prepare(workload: &Workload, topics: Vec<Topic>, id: u64) -> Outcome<Run> {
     let now = clock::now();
-    let bodies = bodies(workload)?;
+    let sizes = Sizes::load(&workload.message_size, workload.value_bytes_min())?;
+    let bodies = bodies(workload, sizes.most())?;
     Ok(Run {
         recorder: Recorder::new(now),
         verifier: RefCell::new(workload.verify.then(Verifier::default)),
@@ -232,14 +237,15 @@ fn prepare(workload: &Workload, topics: Vec<Topic>, id: u64) -> Outcome<Run> {
         failure: RefCell::default(),
         reading: Cell::new(0),
         bodies,
+        sizes,
+        headers: headers(workload),
         topics,
         workload: workload.clone(),
     })
 }
 
 /// What values are made of: pieces of the file, or noise.
-fn bodies(workload: &Workload) -> Outcome<Vec<Bytes>> {
-    let size = workload.value_bytes();
+fn bodies(workload: &Workload, size: usize) -> Outcome<Vec<Bytes>> {
     let count = workload.randomized_payload_pool_size.max(1);
     if let Some(path) = &workload.payload_file {
         let file = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -262,6 +268,15 @@ fn bodies(workload: &Workload) -> Outcome<Vec<Bytes>> {
     Ok((0..count)
         .map(|number| noise(number as u64 + 1, size, share))
         .collect())
+}
+
+fn headers(workload: &Workload) -> Vec<Header> {
+    (0..workload.headers_per_message)
+        .map(|number| Header {
+            key: format!("header-{number}"),
+            value: noise(number as u64 + 1, workload.header_size, 1.0),
+        })
+        .collect()
 }
 
 /// Those who take part, connected, and not yet at work.
@@ -532,6 +547,7 @@ fn report(run: &Run, setting: &Setting, flush_mode: String, seconds: Seconds) ->
 mod tests {
     use super::*;
     use crate::fake::{FakeBroker, Spoil, on_executor};
+    use crate::size::Size;
     use crate::verify::Verdict;
 
     fn setting() -> Setting {
@@ -551,7 +567,10 @@ mod tests {
             producer_rate: 2000.0,
             test_duration_minutes: 0.4 / 60.0,
             warmup_duration_minutes: 0.1 / 60.0,
-            message_size: 50,
+            message_size: Size::Uniform {
+                least: 40,
+                most: 60,
+            },
             batch_bytes: 500,
             verify: true,
             ..Workload::default()

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Codec, Outcome};
 use crate::payload::HEAD_BYTES;
+use crate::size::Size;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -16,11 +17,14 @@ pub struct Workload {
     pub name: String,
     pub topics: u32,
     pub partitions_per_topic: i32,
-    /// Bytes of each record's value.
-    pub message_size: usize,
+    /// Bytes of each record's value, one number or a distribution.
+    pub message_size: Size,
     /// Values are cut from this file in turn, where one is given.
     pub payload_file: Option<PathBuf>,
     pub use_randomized_payloads: bool,
+    /// Headers of each record, and bytes of each of their values.
+    pub headers_per_message: usize,
+    pub header_size: usize,
     /// Share of each value that does not compress.
     pub random_bytes_ratio: f64,
     /// Different values that a producer sends in turn.
@@ -106,9 +110,11 @@ impl Default for Workload {
             name: "workload".into(),
             topics: 1,
             partitions_per_topic: 1,
-            message_size: 1000,
+            message_size: Size::Fixed(1000),
             payload_file: None,
             use_randomized_payloads: true,
+            headers_per_message: 0,
+            header_size: 20,
             random_bytes_ratio: 1.0,
             randomized_payload_pool_size: 16,
             subscriptions_per_topic: 1,
@@ -147,9 +153,10 @@ impl Workload {
             Workload::from_toml(&text)
         }
         .map_err(told)?;
-        // A payload file is found beside the workload that names it.
-        if let (Some(file), Some(folder)) = (&workload.payload_file, path.parent()) {
-            workload.payload_file = Some(folder.join(file));
+        // The files that a workload names are beside it.
+        if let Some(folder) = path.parent() {
+            workload.payload_file = workload.payload_file.map(|file| folder.join(file));
+            workload.message_size = workload.message_size.found_in(folder);
         }
         workload.check().map_err(told)?;
         Ok(workload)
@@ -223,12 +230,8 @@ impl Workload {
     }
 
     /// Values carry a head as soon as somebody reads them.
-    pub fn value_bytes(&self) -> usize {
-        if self.readers() > 0 {
-            self.message_size.max(HEAD_BYTES)
-        } else {
-            self.message_size
-        }
+    pub fn value_bytes_min(&self) -> usize {
+        if self.readers() > 0 { HEAD_BYTES } else { 0 }
     }
 
     pub fn test_duration(&self) -> Duration {
@@ -255,9 +258,10 @@ impl Workload {
                 rate => format!("{rate} records/s"),
             };
             words.push(format!(
-                "{} producer(s) a topic, {rate}, {} B records, acks={}{}, {} B batches, linger {} ms, {} in flight",
+                "{} producer(s) a topic, {rate}, records of {} B{}, acks={}{}, {} B batches, linger {} ms, {} in flight",
                 self.producers_per_topic,
-                self.value_bytes(),
+                self.message_size,
+                self.describe_headers(),
                 self.acks.name(),
                 if self.idempotent { " idempotent" } else { "" },
                 self.batch_bytes,
@@ -275,6 +279,13 @@ impl Workload {
             words.push(format!("{} idle connections", self.idle_connections));
         }
         words.join("; ")
+    }
+
+    fn describe_headers(&self) -> String {
+        match self.headers_per_message {
+            0 => String::new(),
+            count => format!(" and {count} header(s) of {} B", self.header_size),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::Outcome as CommandOutcome;
 use crate::client::time::Attempts;
 use crate::client::{Answer, ClientError, Cluster, ClusterOptions, Connection, ConnectionOptions};
 use crate::ids::{Offset, ProducerId};
-use crate::protocol::batch::{self, BatchBuilder};
+use crate::protocol::batch::{self, BatchBuilder, RecordHeader};
 use crate::protocol::compression::Codec;
 use crate::protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use crate::protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -265,7 +265,7 @@ impl coati_bench::Client for Client {
         ask.await.map_err(said)
     }
 
-    fn batch(&self, codec: bench::Codec) -> Batch {
+    fn batch(&self, codec: bench::Codec, headers: &[bench::Header]) -> Batch {
         let codec = match codec {
             bench::Codec::None => Codec::None,
             bench::Codec::Gzip => Codec::Gzip,
@@ -273,7 +273,14 @@ impl coati_bench::Client for Client {
             bench::Codec::Lz4 => Codec::Lz4,
             bench::Codec::Zstd => Codec::Zstd,
         };
-        Batch(BatchBuilder::new().codec(codec, None))
+        let header = |header: &bench::Header| RecordHeader {
+            key: Str::from(header.key.clone()),
+            value: Some(header.value.clone()),
+        };
+        Batch {
+            builder: BatchBuilder::new().codec(codec, None),
+            headers: headers.iter().map(header).collect(),
+        }
     }
 
     fn values(&self, records: &Bytes, from: i64, mut each: impl FnMut(i64, &[u8])) -> Outcome<i64> {
@@ -298,25 +305,30 @@ impl coati_bench::Client for Client {
     }
 }
 
-struct Batch(BatchBuilder);
+struct Batch {
+    builder: BatchBuilder,
+    /// Those of each record.
+    headers: Vec<RecordHeader>,
+}
 
 impl coati_bench::Batch for Batch {
     fn append(&mut self, timestamp_ms: i64, key: Option<&[u8]>, value: &[u8]) {
-        self.0.append(timestamp_ms, key, Some(value), &[]);
+        let headers = &self.headers;
+        self.builder.append(timestamp_ms, key, Some(value), headers);
     }
 
     fn size_in_bytes(&self) -> usize {
-        self.0.size_in_bytes()
+        self.builder.size_in_bytes()
     }
 
     fn build(self, sequence: Option<Sequence>) -> Bytes {
         let builder = match sequence {
-            Some(sequence) => self.0.producer(
+            Some(sequence) => self.builder.producer(
                 ProducerId(sequence.producer_id),
                 sequence.producer_epoch,
                 sequence.first,
             ),
-            None => self.0,
+            None => self.builder,
         };
         builder.build()
     }

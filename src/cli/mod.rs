@@ -32,7 +32,7 @@ enum Command {
     Topic(topic::TopicCommand),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
-    Bench(coati_bench::BenchArgs),
+    Bench(Box<coati_bench::BenchArgs>),
     /// Look at log files; needs no broker.
     #[command(subcommand)]
     Log(LogCommand),
@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
         Command::Topic(command) => topic::run(command),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(*args),
         Command::Log(LogCommand::Dump(args)) => log_dump::run(&args),
     };
     match outcome {

@@ -81,7 +81,7 @@ fn every_ack_level_and_codec_arrives_verified() {
     let broker = Broker::start(1, &[]);
     let address = broker.address.to_string();
     let verified = |flags: &str| {
-        let base = "mixed --partitions 3 --rate 3000 --size 200 --warm-up 0 --seconds 0.5 --verify";
+        let base = "mixed --partitions 3 --rate 3000 --warm-up 0 --seconds 0.5 --verify";
         let report = bench(&address, &format!("{base} {flags}"));
         assert_eq!(report["unread"], 0, "{flags}");
         assert_eq!(
@@ -93,6 +93,10 @@ fn every_ack_level_and_codec_arrives_verified() {
         let checked = number(&report, "/verdict/checked");
         assert!((1490.0..=1510.0).contains(&checked), "{flags}: {checked}");
     };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("sizes.txt");
+    std::fs::write(&file, "40 9\n3000\n").expect("a file");
+    let sizes = format!("--size @{}", file.display());
     for flags in [
         "--acks 0",
         "--acks all",
@@ -101,6 +105,9 @@ fn every_ack_level_and_codec_arrives_verified() {
         "--codec snappy --random 0.3",
         "--codec lz4 --keys zipf",
         "--codec zstd --keys uniform",
+        "--headers 3 --header-size 40",
+        "--size 32..400",
+        &sizes,
     ] {
         verified(flags);
     }
