@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fmt::Display;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::broker::Process;
 use crate::catch_up::catch_up;
 use crate::client::{Client, Codec, Outcome};
-use crate::compare::{Side, compare};
+use crate::compare::{self, Measured, Side, Source, Subject};
 use crate::recorder::Point;
 use crate::run::{Setting, run};
 use crate::search::{Slo, search};
@@ -53,14 +53,13 @@ enum Kind {
         #[command(flatten)]
         flags: Box<Flags>,
     },
-    /// Run workload files against two brokers in turn: medians, ratios and their spread
+    /// Run workload files against brokers in turn: medians, ratios to the first and their spread
+    ///
+    /// A side is NAME=HOST:PORT, or NAME=FOLDER with reports that runs with --json have left there, a file a run;
+    /// then nothing is run, and there are no workloads to name.
     Compare {
-        #[arg(value_name = "NAME=HOST:PORT")]
-        first: Side,
-        #[arg(value_name = "NAME=HOST:PORT")]
-        second: Side,
-        #[arg(value_name = "WORKLOAD", required = true)]
-        files: Vec<PathBuf>,
+        #[arg(value_name = "NAME=BROKER|WORKLOAD", required = true)]
+        subjects: Vec<Subject>,
         /// Rounds of both
         #[arg(long, default_value_t = 3)]
         rounds: usize,
@@ -361,27 +360,44 @@ impl BenchArgs {
 
     async fn compare<C: Client>(&self, connect: impl Fn(&str) -> C) -> Outcome<()> {
         let Kind::Compare {
-            first,
-            second,
-            files,
+            subjects,
             rounds,
             flags,
         } = &self.kind
         else {
             return Ok(());
         };
-        let mut workloads = Vec::new();
-        for file in files {
-            workloads.push(flags.apply(Workload::load(file)?)?);
+        let (mut sides, mut workloads) = (Vec::new(), Vec::new());
+        for subject in subjects {
+            match subject {
+                Subject::Side(side) => sides.push(side),
+                Subject::Workload(file) => workloads.push(flags.apply(Workload::load(file)?)?),
+            }
         }
-        let mut setting = flags.setting()?;
-        let (one, other) = (connect(&first.address), connect(&second.address));
-        for workload in &workloads {
-            let (sides, clients) = ((first, second), (&one, &other));
-            let compared = compare(sides, clients, workload, *rounds, &mut setting).await?;
-            print(flags, &compared)?;
+        if sides.len() < 2 {
+            return Err("to compare needs two sides, as in a=HOST:PORT b=HOST:PORT".into());
         }
-        Ok(())
+        let compared = if let Some(folders) = each(&sides, recorded_in) {
+            if !workloads.is_empty() {
+                return Err("recorded reports are compared whole: name no workloads".into());
+            }
+            compare::recorded(&folders)?
+        } else if let Some(addresses) = each(&sides, address_of) {
+            if workloads.is_empty() {
+                return Err("name a workload to run, such as bench/workloads/NAME".into());
+            }
+            let measured = addresses.into_iter().map(|(side, address)| Measured {
+                side,
+                address,
+                client: connect(address),
+            });
+            let measured: Vec<Measured<'_, C>> = measured.collect();
+            let setting = &mut flags.setting()?;
+            compare::measure(&measured, &workloads, *rounds, setting).await?
+        } else {
+            return Err("compare either brokers or recorded reports, not both at once".into());
+        };
+        print(flags, &compared)
     }
 
     async fn measure<C: Client>(&self, client: C) -> Outcome<()> {
@@ -402,6 +418,31 @@ impl BenchArgs {
         let report = run(&client, &workload, &setting).await?;
         print(flags, &report)?;
         report.fault().map_or(Ok(()), Err)
+    }
+}
+
+/// What each side has of one kind; `None` unless all do.
+fn each<'a, T: ?Sized>(
+    sides: &[&'a Side],
+    part: fn(&'a Side) -> Option<&'a T>,
+) -> Option<Vec<(&'a Side, &'a T)>> {
+    sides
+        .iter()
+        .map(|side| Some((*side, part(side)?)))
+        .collect()
+}
+
+fn address_of(side: &Side) -> Option<&str> {
+    match &side.source {
+        Source::Address(address) => Some(address),
+        Source::Recorded(_) => None,
+    }
+}
+
+fn recorded_in(side: &Side) -> Option<&Path> {
+    match &side.source {
+        Source::Address(_) => None,
+        Source::Recorded(folder) => Some(folder),
     }
 }
 

@@ -1,7 +1,9 @@
-//! Owns comparing two brokers: the same workload against one and the other in turn, round after round, so that what
-//! changes on the machine meanwhile hits both. It tells medians, and how far the rounds lie apart.
+//! Owns comparing brokers: the same workloads against each in turn, round after round, so that what changes on the
+//! machine meanwhile hits all; or reports that were recorded so. It tells medians, and how far the rounds lie apart.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,24 +14,59 @@ use crate::report::{Flow, Report};
 use crate::run::{Setting, run};
 use crate::workload::Workload;
 
-/// One of the two, as people name it: `kafka=127.0.0.1:9092`.
+/// One that is compared, as people name it: `kafka=127.0.0.1:9092`, `kafka=FOLDER`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     pub name: String,
-    pub address: String,
+    pub source: Source,
+}
+
+/// Where a side's reports come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// They are measured, at this broker.
+    Address(String),
+    /// A folder of what `--json` printed, a file a run; a workload's files are its rounds, in the order of their names.
+    Recorded(PathBuf),
 }
 
 impl std::str::FromStr for Side {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Side, String> {
-        match text.split_once('=') {
-            Some((name, address)) if !name.is_empty() && address.contains(':') => Ok(Side {
-                name: name.to_owned(),
-                address: address.to_owned(),
-            }),
-            _ => Err("a broker to compare looks like name=HOST:PORT".into()),
+        let (name, place) = text
+            .split_once('=')
+            .filter(|(name, place)| !name.is_empty() && !place.is_empty())
+            .ok_or("what to compare looks like name=HOST:PORT or name=FOLDER")?;
+        let port = place.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        Ok(Side {
+            name: name.to_owned(),
+            source: match port {
+                Some(Ok(_)) => Source::Address(place.to_owned()),
+                _ => Source::Recorded(place.into()),
+            },
+        })
+    }
+}
+
+/// What people type after `compare`, in any order.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    Side(Side),
+    Workload(PathBuf),
+}
+
+impl std::str::FromStr for Subject {
+    type Err = String;
+
+    /// Names of sides have no slash, paths with an `=` in their first part may be given as `./a=b`.
+    fn from_str(text: &str) -> Result<Subject, String> {
+        let first_part = text.split('/').next().unwrap_or_default();
+        if first_part.contains('=') {
+            return text.parse().map(Subject::Side);
         }
+        Ok(Subject::Workload(text.into()))
     }
 }
 
@@ -42,11 +79,14 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Spread> {
+    /// `None` without values, or where one is no number.
+    fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
+        let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         let median = match values.len() {
             0 => return None,
+            _ if values.iter().any(|value| !value.is_finite()) => return None,
             odd if odd % 2 == 1 => values[middle],
             _ => (values[middle - 1] + values[middle]) / 2.0,
         };
@@ -58,69 +98,153 @@ impl Spread {
     }
 }
 
-/// One figure of both.
+/// One figure of all sides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub what: String,
-    pub first: Spread,
-    pub second: Spread,
-    /// Second over first, round by round.
-    pub ratio: Spread,
+    /// In the order of the sides.
+    pub figures: Vec<Spread>,
+    /// Each side's over the first side's, round by round; nothing where the first's was zero.
+    pub ratios: Vec<Option<Spread>>,
+}
+
+/// One workload's rounds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Compared {
+    pub workload: Workload,
+    pub rows: Vec<Row>,
+    /// A report of each side, in their order.
+    pub rounds: Vec<Vec<Report>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Comparison {
-    pub first: Side,
-    pub second: Side,
-    pub rows: Vec<Row>,
-    /// Both reports of each round.
-    pub rounds: Vec<(Report, Report)>,
+    pub sides: Vec<Side>,
+    pub workloads: Vec<Compared>,
 }
 
-/// Runs a workload against both, `rounds` times; who is first changes each round.
-pub async fn compare<C: Client>(
-    sides: (&Side, &Side),
-    clients: (&C, &C),
-    workload: &Workload,
+/// A side that is measured, and a client of its broker.
+pub struct Measured<'a, C> {
+    pub side: &'a Side,
+    pub address: &'a str,
+    pub client: C,
+}
+
+/// Runs each workload against all sides, `rounds` times; who begins changes from round to round.
+pub async fn measure<C: Client>(
+    sides: &[Measured<'_, C>],
+    workloads: &[Workload],
     rounds: usize,
     setting: &mut Setting,
 ) -> Outcome<Comparison> {
-    let mut reports = Vec::new();
-    for number in 0..rounds {
-        if setting.stop.get() {
-            break;
-        }
-        let first_begins = number % 2 == 0;
-        let (mut first, mut second) = (None, None);
-        for turn in [first_begins, !first_begins] {
-            let (side, client, report) = if turn {
-                (sides.0, clients.0, &mut first)
-            } else {
-                (sides.1, clients.1, &mut second)
-            };
-            let port = side.address.rsplit_once(':').map(|(_, port)| port.parse());
-            setting.broker = port.and_then(|port| Process::listening_on(port.ok()?));
-            let measured = run(client, workload, setting).await;
-            let measured = measured.map_err(|error| format!("{}: {error}", side.name))?;
-            if let Some(fault) = measured.fault() {
-                return Err(format!("{}: {fault}", side.name));
+    let mut compared = Vec::new();
+    for workload in workloads {
+        let mut finished = Vec::new();
+        for number in 0..rounds {
+            let mut reports: Vec<Option<Report>> = vec![None; sides.len()];
+            for turn in 0..sides.len() {
+                let index = (number + turn) % sides.len();
+                let Measured {
+                    side,
+                    address,
+                    client,
+                } = &sides[index];
+                if setting.stop.get() {
+                    break;
+                }
+                let name = &side.name;
+                eprintln!(
+                    "round {} of {rounds}: {}: {name}",
+                    number + 1,
+                    workload.name
+                );
+                let port = address.rsplit_once(':').map(|(_, port)| port.parse());
+                setting.broker = port.and_then(|port| Process::listening_on(port.ok()?));
+                let report = run(client, workload, setting).await;
+                let report = report.map_err(|error| format!("{name}: {error}"))?;
+                if let Some(fault) = report.fault() {
+                    return Err(format!("{name}: {fault}"));
+                }
+                reports[index] = Some(report);
             }
-            *report = Some(measured);
+            let whole: Option<Vec<Report>> = reports.into_iter().collect();
+            finished.extend(whole.filter(|reports| reports.iter().all(|one| !one.interrupted)));
         }
-        reports.extend(first.zip(second));
+        compared.extend(Compared::of(finished));
     }
     Ok(Comparison {
-        first: sides.0.clone(),
-        second: sides.1.clone(),
-        rows: rows(&reports),
-        rounds: reports,
+        sides: sides.iter().map(|side| side.side.clone()).collect(),
+        workloads: compared,
     })
+}
+
+/// Compares what folders hold. Rounds that a side has not finished are left out.
+pub fn recorded(sides: &[(&Side, &Path)]) -> Outcome<Comparison> {
+    let mut reports = Vec::new();
+    for (_, folder) in sides {
+        reports.push(reports_in(folder)?);
+    }
+    let mut known = BTreeSet::new();
+    let names = reports[0].iter().map(|report| &report.workload.name);
+    let names = names.filter(|name| known.insert(*name));
+    let mut compared = Vec::new();
+    for name in names {
+        let of_workload = |reports: &Vec<Report>| -> Vec<Report> {
+            let named = reports.iter().filter(|one| one.workload.name == *name);
+            named.cloned().collect()
+        };
+        let by_side: Vec<Vec<Report>> = reports.iter().map(of_workload).collect();
+        let rounds = by_side.iter().map(Vec::len).min().unwrap_or(0);
+        let whole: Vec<Vec<Report>> = (0..rounds)
+            .map(|number| by_side.iter().map(|side| side[number].clone()).collect())
+            .collect();
+        let mut all = whole.iter().flatten();
+        if let Some(first) = all.next()
+            && all.any(|other| other.workload != first.workload)
+        {
+            return Err(format!(
+                "the runs of '{name}' differ in what they were asked to do"
+            ));
+        }
+        compared.extend(Compared::of(whole));
+    }
+    Ok(Comparison {
+        sides: sides.iter().map(|(side, _)| (*side).clone()).collect(),
+        workloads: compared,
+    })
+}
+
+/// The whole reports in a folder, in the order of their files' names.
+fn reports_in(folder: &Path) -> Outcome<Vec<Report>> {
+    let told = |path: &Path, error: String| format!("{}: {error}", path.display());
+    let entries = std::fs::read_dir(folder).map_err(|error| told(folder, error.to_string()))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
+        .collect();
+    files.sort();
+    let mut reports = Vec::new();
+    for file in files {
+        let text = std::fs::read(&file).map_err(|error| told(&file, error.to_string()))?;
+        let report: Report =
+            serde_json::from_slice(&text).map_err(|error| told(&file, error.to_string()))?;
+        if let Some(fault) = report.fault() {
+            return Err(told(&file, fault));
+        }
+        if !report.interrupted {
+            reports.push(report);
+        }
+    }
+    Ok(reports)
 }
 
 type Figure = fn(&Report) -> Option<f64>;
 
-const FIGURES: [(&str, Figure); 8] = [
+const FIGURES: [(&str, Figure); 13] = [
     ("produced MB/s", |report| rate(&report.produced)),
+    ("produced records/s", |report| {
+        Some(report.produced?.records_per_second)
+    }),
     ("consumed MB/s", |report| rate(&report.consumed)),
     ("acknowledge p50 ms", |report| {
         Some(report.acknowledge.as_ref()?.p50)
@@ -134,11 +258,21 @@ const FIGURES: [(&str, Figure); 8] = [
     ("end to end p99 ms", |report| {
         Some(report.end_to_end.as_ref()?.p99)
     }),
+    ("end to end p99.9 ms", |report| {
+        Some(report.end_to_end.as_ref()?.p99_9)
+    }),
     ("broker CPU s/GB", |report| {
         Some(report.broker?.cpu_seconds_per_gb)
     }),
+    ("broker CPU us/request", |report| {
+        Some(report.broker?.cpu_microseconds_per_request)
+    }),
     ("broker resident MiB", |report| {
         Some(report.broker?.resident_mib)
+    }),
+    ("start-up s", |report| Some(report.start.as_ref()?.seconds)),
+    ("resident MiB when idle", |report| {
+        Some(report.start.as_ref()?.resident_mib)
     }),
 ];
 
@@ -146,67 +280,116 @@ fn rate(flow: &Option<Flow>) -> Option<f64> {
     Some(flow.as_ref()?.mb_per_second)
 }
 
-/// What both have in each round.
-fn rows(reports: &[(Report, Report)]) -> Vec<Row> {
+impl Compared {
+    /// `None` when no round was finished.
+    fn of(rounds: Vec<Vec<Report>>) -> Option<Compared> {
+        let workload = rounds.first()?.first()?.workload.clone();
+        Some(Compared {
+            workload,
+            rows: rows(&rounds),
+            rounds,
+        })
+    }
+}
+
+/// What all sides have in each round.
+fn rows(rounds: &[Vec<Report>]) -> Vec<Row> {
     let row = |(what, figure): &(&str, Figure)| {
-        let both = reports
+        // By round, then by side.
+        let values = rounds
             .iter()
-            .map(|(first, second)| Some((figure(first)?, figure(second)?)));
-        let both: Vec<(f64, f64)> = both.collect::<Option<_>>()?;
+            .map(|round| round.iter().map(figure).collect());
+        let values: Vec<Vec<f64>> = values.collect::<Option<_>>()?;
+        let sides = 0..rounds.first()?.len();
+        let figures = sides
+            .clone()
+            .map(|side| Spread::of(values.iter().map(|round| round[side])));
+        let ratios =
+            sides.map(|side| Spread::of(values.iter().map(|round| round[side] / round[0])));
         Some(Row {
             what: (*what).to_owned(),
-            first: Spread::of(both.iter().map(|both| both.0).collect())?,
-            second: Spread::of(both.iter().map(|both| both.1).collect())?,
-            ratio: Spread::of(both.iter().map(|both| both.1 / both.0).collect())?,
+            figures: figures.collect::<Option<_>>()?,
+            ratios: ratios.collect(),
         })
     };
     FIGURES.iter().filter_map(row).collect()
 }
 
+/// A table a workload. Acks and flush mode head its columns, so that no figure stands without them.
 impl fmt::Display for Comparison {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((first, second)) = self.rounds.last() else {
+        if self.workloads.is_empty() {
             return writeln!(out, "no round was finished");
-        };
-        let (first_name, second_name) = (&self.first.name, &self.second.name);
-        writeln!(
-            out,
-            "{}: {}",
-            first.workload.name,
-            first.workload.describe()
-        )?;
-        for (name, report) in [(first_name, first), (second_name, second)] {
-            writeln!(out, "  flush mode of {name}: {}", report.flush_mode)?;
         }
-        let rounds = self.rounds.len();
-        writeln!(
-            out,
-            "  {:<20} {first_name:>12} {second_name:>12}   {second_name}/{first_name}, lowest to highest of {rounds} round(s)",
-            "median"
-        )?;
-        for row in &self.rows {
-            writeln!(
-                out,
-                "  {:<20} {:>12.3} {:>12.3}   {:.2} ({:.2} to {:.2})",
-                row.what,
-                row.first.median,
-                row.second.median,
-                row.ratio.median,
-                row.ratio.low,
-                row.ratio.high,
-            )?;
-        }
-        let reports = self
-            .rounds
-            .iter()
-            .flat_map(|(first, second)| [first, second]);
-        if reports.clone().any(|report| report.generator_bound) {
-            writeln!(
-                out,
-                "  the generator may have been the limit in some rounds"
-            )?;
+        for (number, compared) in self.workloads.iter().enumerate() {
+            if number > 0 {
+                writeln!(out)?;
+            }
+            self.table(compared, out)?;
         }
         Ok(())
+    }
+}
+
+impl Comparison {
+    fn table(&self, compared: &Compared, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let workload = &compared.workload;
+        writeln!(out, "{}: {}", workload.name, workload.describe())?;
+        let reports = compared.rounds.last().into_iter().flatten();
+        for (side, report) in self.sides.iter().zip(reports.clone()) {
+            writeln!(out, "  flush mode of {}: {}", side.name, report.flush_mode)?;
+        }
+        let flush_modes: Vec<&str> = reports.map(Report::short_flush_mode).collect();
+        let widths = self.sides.iter().zip(&flush_modes);
+        let widths = widths.map(|(side, mode)| side.name.len().max(mode.len()).max(10));
+        let widths: Vec<usize> = widths.collect();
+        write!(
+            out,
+            "  {:<22}",
+            format!("median of {}", compared.rounds.len())
+        )?;
+        for (index, (side, width)) in self.sides.iter().zip(&widths).enumerate() {
+            write!(out, " {:>width$}", side.name)?;
+            if index > 0 {
+                write!(out, " {:<20}", format!("/{}", self.sides[0].name))?;
+            }
+        }
+        write!(out, "\n  {:<22}", format!("acks={}", workload.acks.name()))?;
+        for (index, (mode, width)) in flush_modes.iter().zip(&widths).enumerate() {
+            write!(out, " {mode:>width$}")?;
+            if index > 0 {
+                write!(out, " {:<20}", "(lowest to highest)")?;
+            }
+        }
+        for row in &compared.rows {
+            write!(out, "\n  {:<22}", row.what)?;
+            for (index, (figure, ratio)) in row.figures.iter().zip(&row.ratios).enumerate() {
+                write!(out, " {:>1$.3}", figure.median, widths[index])?;
+                if index > 0 {
+                    let told = ratio.map_or("-".to_owned(), |ratio| {
+                        format!(
+                            "{:.2} ({:.2} to {:.2})",
+                            ratio.median, ratio.low, ratio.high
+                        )
+                    });
+                    write!(out, " {told:<20}")?;
+                }
+            }
+        }
+        let all = compared.rounds.iter().flatten();
+        if all.clone().any(|report| report.generator_bound) {
+            write!(
+                out,
+                "\n  the generator may have been the limit in some rounds"
+            )?;
+        }
+        if all
+            .clone()
+            .any(|report| !report.open_loop && report.acknowledge.is_some())
+        {
+            write!(out, "\n  closed loop: latencies count from sending")?;
+        }
+        writeln!(out)
     }
 }
 
@@ -216,18 +399,31 @@ mod tests {
 
     #[test]
     fn medians_and_spread_are_of_all_rounds() {
-        assert_eq!(Spread::of(vec![]), None);
-        let spread = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
+        let of = |values: &[f64]| Spread::of(values.iter().copied());
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[1.0, f64::INFINITY]), None);
+        let spread = of(&[3.0, 1.0, 2.0]).unwrap();
         assert_eq!((spread.median, spread.low, spread.high), (2.0, 1.0, 3.0));
-        assert_eq!(Spread::of(vec![1.0, 4.0]).unwrap().median, 2.5);
+        assert_eq!(of(&[1.0, 4.0]).unwrap().median, 2.5);
     }
 
     #[test]
-    fn brokers_are_named_as_people_write_them() {
-        let side: Side = "kafka=localhost:9092".parse().unwrap();
-        assert_eq!((&*side.name, &*side.address), ("kafka", "localhost:9092"));
-        for wrong in ["localhost:9092", "a=b", "=a:1"] {
-            assert!(wrong.parse::<Side>().is_err(), "{wrong}");
+    fn sides_and_workloads_are_told_apart_as_people_write_them() {
+        let side = |text: &str| match text.parse() {
+            Ok(Subject::Side(side)) => side,
+            other => panic!("{text}: {other:?}"),
+        };
+        let live = side("kafka=localhost:9092");
+        assert_eq!(live.name, "kafka");
+        assert_eq!(live.source, Source::Address("localhost:9092".into()));
+        let recorded = side("kafka=runs/a:b");
+        assert_eq!(recorded.source, Source::Recorded("runs/a:b".into()));
+        for workload in ["a.toml", "dir/a=b.toml", "./a=b.toml"] {
+            let parsed = workload.parse();
+            assert!(matches!(parsed, Ok(Subject::Workload(_))), "{workload}");
+        }
+        for wrong in ["a=", "=a:1"] {
+            assert!(wrong.parse::<Subject>().is_err(), "{wrong}");
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct Report {
     /// Without a rate there is no intended time: latencies count from sending, and hide what a stall held back.
     pub open_loop: bool,
     pub broker: Option<BrokerCost>,
+    /// Told by who started the broker for this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
     pub generator_cores: f64,
     /// The generator was so busy that it may have been the limit.
     pub generator_bound: bool,
@@ -58,6 +61,16 @@ pub struct BrokerCost {
     /// At the end.
     pub resident_mib: f64,
     pub disk_written_gb: f64,
+}
+
+/// How the broker came up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Start {
+    pub command: String,
+    /// From the call until it serves.
+    pub seconds: f64,
+    /// Before it was asked anything.
+    pub resident_mib: f64,
 }
 
 impl Flow {
@@ -125,12 +138,19 @@ impl Report {
             acknowledge: recorder.summary(Stage::Acknowledge),
             end_to_end: recorder.summary(Stage::EndToEnd),
             broker,
+            start: None,
             generator_cores: round(generator_cores),
             generator_bound: generator_cores > BOUND_CORES,
             unread: ending.unread,
             verdict: ending.verdict,
             series: recorder.take_series(),
         }
+    }
+
+    /// The flush mode in a word or two, to head a column with.
+    pub fn short_flush_mode(&self) -> &str {
+        let mode = self.flush_mode.split(": ").next().unwrap_or_default();
+        mode.strip_prefix("log.flush.policy=").unwrap_or(mode)
     }
 
     /// What of it means that the run failed.

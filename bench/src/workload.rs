@@ -11,7 +11,7 @@ use crate::client::{Codec, Outcome};
 use crate::payload::HEAD_BYTES;
 use crate::size::Size;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Workload {
     pub name: String,
