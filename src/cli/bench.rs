@@ -1,5 +1,6 @@
 //! `coati bench`: hands our client to the load generator.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -140,6 +141,53 @@ fn topic_in(response: &MetadataResponse, name: &str) -> Result<bench::Topic, Cli
     })
 }
 
+/// Returns when the leaders take requests: a broker may be told to lead a moment after metadata say that it does.
+async fn leaders_answer(topic: &bench::Topic, attempts: &mut Attempts) -> Result<(), ClientError> {
+    let mut by_leader = BTreeMap::<&String, Vec<i32>>::new();
+    for (partition, leader) in topic.leaders.iter().enumerate() {
+        by_leader.entry(leader).or_default().push(partition as i32);
+    }
+    for (leader, partitions) in by_leader {
+        let connection = Connection::connect(leader, &ConnectionOptions::default()).await?;
+        let request = ends_of(topic, partitions, LATEST);
+        loop {
+            let response = connection.call(&request).await?;
+            let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+            let answer = partitions
+                .map(|partition| {
+                    ClientError::check(partition.error_code, None, || topic.name.clone())
+                })
+                .find(Result::is_err);
+            match answer {
+                Some(Err(error)) => attempts.again(error).await?,
+                _ => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks for offsets of partitions: the first or the last.
+fn ends_of(
+    topic: &bench::Topic,
+    partitions: impl IntoIterator<Item = i32>,
+    timestamp: i64,
+) -> ListOffsetsRequest {
+    let partition = |partition_index| ListOffsetsPartition {
+        partition_index,
+        current_leader_epoch: -1,
+        timestamp,
+    };
+    ListOffsetsRequest {
+        replica_id: -1,
+        topics: vec![ListOffsetsTopic {
+            name: Str::from(topic.name.clone()),
+            partitions: partitions.into_iter().map(partition).collect(),
+        }],
+        ..Default::default()
+    }
+}
+
 impl coati_bench::Client for Client {
     type Connection = Link;
     type Batch = Batch;
@@ -184,7 +232,7 @@ impl coati_bench::Client for Client {
         let find = async {
             let connection = self.bootstrap().await?;
             let mut attempts = Attempts::within(PATIENCE);
-            loop {
+            let topic = loop {
                 let request = MetadataRequest {
                     topics: Some(vec![MetadataRequestTopic {
                         name: Some(Str::from(name.to_owned())),
@@ -195,10 +243,12 @@ impl coati_bench::Client for Client {
                 };
                 let found = connection.call(&request).await;
                 match found.and_then(|response| topic_in(&response, name)) {
-                    Ok(topic) => return Ok(topic),
+                    Ok(topic) => break topic,
                     Err(error) => attempts.again(error).await?,
                 }
-            }
+            };
+            leaders_answer(&topic, &mut attempts).await?;
+            Ok(topic)
         };
         find.await.map_err(said)
     }
@@ -478,18 +528,7 @@ impl coati_bench::Connection for Link {
     async fn offsets(&self, target: Target<'_>) -> Outcome<(i64, i64)> {
         let mut found = [0; 2];
         for (found, timestamp) in found.iter_mut().zip([EARLIEST, LATEST]) {
-            let request = ListOffsetsRequest {
-                replica_id: -1,
-                topics: vec![ListOffsetsTopic {
-                    name: Str::from(target.topic.name.clone()),
-                    partitions: vec![ListOffsetsPartition {
-                        partition_index: target.partition,
-                        current_leader_epoch: -1,
-                        timestamp,
-                    }],
-                }],
-                ..Default::default()
-            };
+            let request = ends_of(target.topic, [target.partition], timestamp);
             let response = self.connection.call(&request).await.map_err(said)?;
             let partition = response
                 .topics
