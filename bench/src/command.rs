@@ -1,6 +1,6 @@
 //! Owns the command line of `coati bench`, and the executor that runs live on.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ use crate::broker::Process;
 use crate::catch_up::catch_up;
 use crate::client::{Client, Codec, Outcome};
 use crate::compare::{self, Measured, Side, Source, Subject};
+use crate::conditions;
+use crate::hdr::HdrLog;
+use crate::page::page;
 use crate::recorder::Point;
 use crate::run::{Setting, run};
 use crate::search::{Slo, search};
@@ -263,7 +266,30 @@ struct Flags {
     /// Print the report as JSON instead of a table
     #[arg(long)]
     json: bool,
+
+    /// Write the report as one page for a browser, with charts
+    #[arg(long, value_name = "FILE", hide = true)]
+    html: Option<PathBuf>,
+
+    /// Write each second's latencies as an HdrHistogram log
+    #[arg(long, value_name = "FILE")]
+    hdr: Option<PathBuf>,
+
+    /// Say each second how it goes, also where stderr is no terminal
+    #[arg(long)]
+    progress: bool,
 }
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    AsMeant,
+    /// By SIGINT or SIGTERM; what was measured until then has been reported.
+    Interrupted,
+}
+
+/// The exit code of a command that was interrupted, as shells have it.
+pub const INTERRUPTED_EXIT_CODE: u8 = 128 + libc::SIGINT as u8;
 
 impl Flags {
     /// The workload with all that the flags say.
@@ -313,13 +339,32 @@ impl Flags {
     }
 
     fn setting(&self) -> Outcome<Setting> {
+        let hdr = self.hdr.as_ref();
+        let hdr = hdr.map(|path| HdrLog::create(path, &conditions::typed()));
         Ok(Setting {
             topic: self.topic.clone(),
+            address: self.bootstrap.clone(),
             broker: self.broker(),
             stop: stop_on_signal()?,
             catch_up: None,
-            progress: progress_line(),
+            progress: progress_line(self.progress),
+            hdr: RefCell::new(hdr.transpose()?),
         })
+    }
+
+    /// Hands back what was measured, in every form that was asked for, also when it means a failure.
+    fn report(&self, report: &(impl Serialize + Display), fault: Option<String>) -> Outcome<()> {
+        let json = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
+        if self.json {
+            println!("{json}");
+        } else {
+            print!("{report}");
+        }
+        if let Some(path) = &self.html {
+            std::fs::write(path, page(&json))
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        fault.map_or(Ok(()), Err)
     }
 
     fn broker(&self) -> Option<Process> {
@@ -337,7 +382,7 @@ impl BenchArgs {
     pub fn run<C: Client, M: Fn(&str) -> C>(
         self,
         prepare: impl FnOnce() -> M + Send + 'static,
-    ) -> Outcome<()> {
+    ) -> Outcome<Ended> {
         let cpu = self.kind.flags().cpu;
         let placement = cpu.map_or(glommio::Placement::Unbound, glommio::Placement::Fixed);
         // The thread that watches for Ctrl-C must be the only one to get it.
@@ -358,14 +403,14 @@ impl BenchArgs {
             .map_err(|error| error.to_string())?
     }
 
-    async fn compare<C: Client>(&self, connect: impl Fn(&str) -> C) -> Outcome<()> {
+    async fn compare<C: Client>(&self, connect: impl Fn(&str) -> C) -> Outcome<Ended> {
         let Kind::Compare {
             subjects,
             rounds,
             flags,
         } = &self.kind
         else {
-            return Ok(());
+            return Ok(Ended::AsMeant);
         };
         let (mut sides, mut workloads) = (Vec::new(), Vec::new());
         for subject in subjects {
@@ -377,6 +422,7 @@ impl BenchArgs {
         if sides.len() < 2 {
             return Err("to compare needs two sides, as in a=HOST:PORT b=HOST:PORT".into());
         }
+        let mut ended = Ended::AsMeant;
         let compared = if let Some(folders) = each(&sides, recorded_in) {
             if !workloads.is_empty() {
                 return Err("recorded reports are compared whole: name no workloads".into());
@@ -393,31 +439,34 @@ impl BenchArgs {
             });
             let measured: Vec<Measured<'_, C>> = measured.collect();
             let setting = &mut flags.setting()?;
-            compare::measure(&measured, &workloads, *rounds, setting).await?
+            let compared = compare::measure(&measured, &workloads, *rounds, setting).await?;
+            ended = setting.ended();
+            compared
         } else {
             return Err("compare either brokers or recorded reports, not both at once".into());
         };
-        print(flags, &compared)
+        flags.report(&compared, compared.fault())?;
+        Ok(ended)
     }
 
-    async fn measure<C: Client>(&self, client: C) -> Outcome<()> {
+    async fn measure<C: Client>(&self, client: C) -> Outcome<Ended> {
         let flags = self.kind.flags();
         let workload = flags.apply(self.kind.preset()?)?;
-        let setting = flags.setting()?;
+        let mut setting = flags.setting()?;
         if let Kind::CatchUp(_) = self.kind {
-            let both = catch_up(&client, &workload, setting).await?;
-            return print(flags, &both);
-        }
-        if let Some(slo) = flags.slo {
+            let both = catch_up(&client, &workload, &mut setting).await?;
+            flags.report(&both, both.fault())?;
+        } else if let Some(slo) = flags.slo {
             if workload.producer_rate > 0.0 {
                 return Err("--slo finds a rate: give --rate max with it".into());
             }
             let found = search(&client, &workload, slo, &setting).await?;
-            return print(flags, &found);
+            flags.report(&found, found.fault())?;
+        } else {
+            let report = run(&client, &workload, &setting).await?;
+            flags.report(&report, report.fault())?;
         }
-        let report = run(&client, &workload, &setting).await?;
-        print(flags, &report)?;
-        report.fault().map_or(Ok(()), Err)
+        Ok(setting.ended())
     }
 }
 
@@ -446,16 +495,6 @@ fn recorded_in(side: &Side) -> Option<&Path> {
     }
 }
 
-fn print(flags: &Flags, report: &(impl Serialize + Display)) -> Outcome<()> {
-    if flags.json {
-        let json = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
-        println!("{json}");
-    } else {
-        print!("{report}");
-    }
-    Ok(())
-}
-
 /// A number of records a second, or `max`, which 0 stands for.
 fn parse_rate(text: &str) -> Result<f64, String> {
     if text == "max" {
@@ -466,7 +505,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "a rate is a number of records a second, or max".into())
 }
 
-/// Becomes true when SIGINT or SIGTERM comes.
+/// Becomes true when SIGINT or SIGTERM comes. Another one ends the process at once.
 fn stop_on_signal() -> Outcome<Rc<Cell<bool>>> {
     let signals = glommio::signal::Signals::new(&[libc::SIGINT, libc::SIGTERM])
         .map_err(|error| error.to_string())?;
@@ -476,14 +515,17 @@ fn stop_on_signal() -> Outcome<Rc<Cell<bool>>> {
         if signals.recv().await.is_ok() {
             stopping.set(true);
         }
+        if signals.recv().await.is_ok() {
+            std::process::exit(i32::from(INTERRUPTED_EXIT_CODE));
+        }
     })
     .detach();
     Ok(stop)
 }
 
 /// One line that says each second how it goes, where somebody is looking.
-fn progress_line() -> Box<dyn Fn(&Point)> {
-    if !std::io::stderr().is_terminal() {
+fn progress_line(always: bool) -> Box<dyn Fn(&Point)> {
+    if !always && !std::io::stderr().is_terminal() {
         return Box::new(|_| {});
     }
     Box::new(|point| {
@@ -497,8 +539,8 @@ fn progress_line() -> Box<dyn Fn(&Point)> {
         eprintln!(
             "{:>6.0} s  in {:>7.1} MB/s  out {:>7.1} MB/s{latency}",
             point.at,
-            point.acknowledged.bytes as f64 / 1e6,
-            point.received.bytes as f64 / 1e6,
+            point.acknowledged.bytes as f64 / 1e6 / point.seconds,
+            point.received.bytes as f64 / 1e6 / point.seconds,
         );
     })
 }

@@ -104,6 +104,7 @@ pub struct Row {
     pub what: String,
     /// In the order of the sides.
     pub figures: Vec<Spread>,
+    pub higher_is_better: bool,
     /// Each side's over the first side's, round by round; nothing where the first's was zero.
     pub ratios: Vec<Option<Spread>>,
 }
@@ -121,6 +122,16 @@ pub struct Compared {
 pub struct Comparison {
     pub sides: Vec<Side>,
     pub workloads: Vec<Compared>,
+    /// What there is of a round that was interrupted, or that failed. It counts for nothing above.
+    #[serde(default)]
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// One side of a round that was not finished.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unfinished {
+    pub side: String,
+    pub report: Report,
 }
 
 /// A side that is measured, and a client of its broker.
@@ -138,44 +149,75 @@ pub async fn measure<C: Client>(
     setting: &mut Setting,
 ) -> Outcome<Comparison> {
     let mut compared = Vec::new();
-    for workload in workloads {
+    let mut unfinished = Vec::new();
+    'all: for workload in workloads {
         let mut finished = Vec::new();
         for number in 0..rounds {
-            let mut reports: Vec<Option<Report>> = vec![None; sides.len()];
-            for turn in 0..sides.len() {
-                let index = (number + turn) % sides.len();
-                let Measured {
-                    side,
-                    address,
-                    client,
-                } = &sides[index];
-                if setting.stop.get() {
-                    break;
-                }
-                let name = &side.name;
-                eprintln!(
-                    "round {} of {rounds}: {}: {name}",
-                    number + 1,
-                    workload.name
-                );
-                let port = address.rsplit_once(':').map(|(_, port)| port.parse());
-                setting.broker = port.and_then(|port| Process::listening_on(port.ok()?));
-                let report = run(client, workload, setting).await;
-                let report = report.map_err(|error| format!("{name}: {error}"))?;
-                if let Some(fault) = report.fault() {
-                    return Err(format!("{name}: {fault}"));
-                }
-                reports[index] = Some(report);
+            if setting.stop.get() {
+                break;
             }
-            let whole: Option<Vec<Report>> = reports.into_iter().collect();
-            finished.extend(whole.filter(|reports| reports.iter().all(|one| !one.interrupted)));
+            eprintln!("round {} of {rounds}: {}", number + 1, workload.name);
+            let reports = one_round(sides, workload, number, setting).await?;
+            let is_whole = |report: &Report| !report.interrupted && report.fault().is_none();
+            if reports.iter().flatten().filter(|one| is_whole(one)).count() == sides.len() {
+                finished.push(reports.into_iter().flatten().collect());
+                continue;
+            }
+            let by_side = sides.iter().zip(reports);
+            unfinished.extend(by_side.filter_map(|(measured, report)| {
+                let side = measured.side.name.clone();
+                report.map(|report| Unfinished { side, report })
+            }));
+            compared.extend(Compared::of(finished));
+            break 'all;
         }
         compared.extend(Compared::of(finished));
     }
     Ok(Comparison {
         sides: sides.iter().map(|side| side.side.clone()).collect(),
         workloads: compared,
+        unfinished,
     })
+}
+
+/// A report of each side, in their order; none of those that were still to come when one was interrupted or failed.
+async fn one_round<C: Client>(
+    sides: &[Measured<'_, C>],
+    workload: &Workload,
+    number: usize,
+    setting: &mut Setting,
+) -> Outcome<Vec<Option<Report>>> {
+    let mut reports: Vec<Option<Report>> = vec![None; sides.len()];
+    for turn in 0..sides.len() {
+        let index = (number + turn) % sides.len();
+        let Measured {
+            side,
+            address,
+            client,
+        } = &sides[index];
+        let name = &side.name;
+        eprintln!("  {name}");
+        let port = address.rsplit_once(':').map(|(_, port)| port.parse());
+        setting.broker = port.and_then(|port| Process::listening_on(port.ok()?));
+        setting.address = (*address).to_owned();
+        setting.begin_part(&format!("{}/{name}/round-{}", workload.name, number + 1));
+        let report = run(client, workload, setting).await;
+        let report = report.map_err(|error| format!("{name}: {error}"))?;
+        let goes_on = !report.interrupted && report.fault().is_none();
+        reports[index] = Some(report);
+        if !goes_on {
+            break;
+        }
+    }
+    Ok(reports)
+}
+
+impl Comparison {
+    /// What means that it failed.
+    pub fn fault(&self) -> Option<String> {
+        let mut unfinished = self.unfinished.iter();
+        unfinished.find_map(|one| Some(format!("{}: {}", one.side, one.report.fault()?)))
+    }
 }
 
 /// Compares what folders hold. Rounds that a side has not finished are left out.
@@ -211,6 +253,7 @@ pub fn recorded(sides: &[(&Side, &Path)]) -> Outcome<Comparison> {
     Ok(Comparison {
         sides: sides.iter().map(|(side, _)| (*side).clone()).collect(),
         workloads: compared,
+        unfinished: Vec::new(),
     })
 }
 
@@ -240,38 +283,41 @@ fn reports_in(folder: &Path) -> Outcome<Vec<Report>> {
 
 type Figure = fn(&Report) -> Option<f64>;
 
-const FIGURES: [(&str, Figure); 13] = [
-    ("produced MB/s", |report| rate(&report.produced)),
-    ("produced records/s", |report| {
+/// What is compared, whether more of it is better, and where it is.
+const FIGURES: [(&str, bool, Figure); 13] = [
+    ("produced MB/s", true, |report| rate(&report.produced)),
+    ("produced records/s", true, |report| {
         Some(report.produced?.records_per_second)
     }),
-    ("consumed MB/s", |report| rate(&report.consumed)),
-    ("acknowledge p50 ms", |report| {
+    ("consumed MB/s", true, |report| rate(&report.consumed)),
+    ("acknowledge p50 ms", false, |report| {
         Some(report.acknowledge.as_ref()?.p50)
     }),
-    ("acknowledge p99 ms", |report| {
+    ("acknowledge p99 ms", false, |report| {
         Some(report.acknowledge.as_ref()?.p99)
     }),
-    ("end to end p50 ms", |report| {
+    ("end to end p50 ms", false, |report| {
         Some(report.end_to_end.as_ref()?.p50)
     }),
-    ("end to end p99 ms", |report| {
+    ("end to end p99 ms", false, |report| {
         Some(report.end_to_end.as_ref()?.p99)
     }),
-    ("end to end p99.9 ms", |report| {
+    ("end to end p99.9 ms", false, |report| {
         Some(report.end_to_end.as_ref()?.p99_9)
     }),
-    ("broker CPU s/GB", |report| {
+    ("broker CPU s/GB", false, |report| {
         Some(report.broker?.cpu_seconds_per_gb)
     }),
-    ("broker CPU us/request", |report| {
+    ("broker CPU us/request", false, |report| {
         Some(report.broker?.cpu_microseconds_per_request)
     }),
-    ("broker resident MiB", |report| {
+    ("broker resident MiB", false, |report| {
         Some(report.broker?.resident_mib)
     }),
-    ("start-up s", |report| Some(report.start.as_ref()?.seconds)),
-    ("resident MiB when idle", |report| {
+    ("start-up s", false, |report| {
+        Some(report.start.as_ref()?.seconds)
+    }),
+    ("resident MiB when idle", false, |report| {
         Some(report.start.as_ref()?.resident_mib)
     }),
 ];
@@ -294,7 +340,7 @@ impl Compared {
 
 /// What all sides have in each round.
 fn rows(rounds: &[Vec<Report>]) -> Vec<Row> {
-    let row = |(what, figure): &(&str, Figure)| {
+    let row = |(what, higher_is_better, figure): &(&str, bool, Figure)| {
         // By round, then by side.
         let values = rounds
             .iter()
@@ -308,6 +354,7 @@ fn rows(rounds: &[Vec<Report>]) -> Vec<Row> {
             sides.map(|side| Spread::of(values.iter().map(|round| round[side] / round[0])));
         Some(Row {
             what: (*what).to_owned(),
+            higher_is_better: *higher_is_better,
             figures: figures.collect::<Option<_>>()?,
             ratios: ratios.collect(),
         })
@@ -319,13 +366,16 @@ fn rows(rounds: &[Vec<Report>]) -> Vec<Row> {
 impl fmt::Display for Comparison {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.workloads.is_empty() {
-            return writeln!(out, "no round was finished");
+            writeln!(out, "no round was finished")?;
         }
         for (number, compared) in self.workloads.iter().enumerate() {
             if number > 0 {
                 writeln!(out)?;
             }
             self.table(compared, out)?;
+        }
+        for one in &self.unfinished {
+            write!(out, "\nunfinished: {}, {}", one.side, one.report)?;
         }
         Ok(())
     }

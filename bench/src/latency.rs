@@ -31,6 +31,20 @@ impl Latencies {
         self.0.len()
     }
 
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
+    /// Those that came after `earlier`, which is of the same track.
+    pub fn since(&self, earlier: &Latencies) -> Latencies {
+        let mut difference = self.clone();
+        difference
+            .0
+            .subtract(&earlier.0)
+            .expect("a track only grows");
+        difference
+    }
+
     /// Milliseconds below which this percentage lies.
     pub fn percentile_ms(&self, percent: f64) -> f64 {
         round(self.0.value_at_percentile(percent) as f64 / 1e6)
@@ -50,19 +64,24 @@ impl Latencies {
             p99_9: self.percentile_ms(99.9),
             p99_99: self.percentile_ms(99.99),
             max: self.max_ms(),
-            curve: CURVE
-                .iter()
-                .map(|percent| (*percent, self.percentile_ms(*percent)))
-                .collect(),
+            curve: self.curve(),
         })
     }
-}
 
-/// Percentages that a percentile curve is drawn through.
-const CURVE: [f64; 16] = [
-    0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.75, 99.9, 99.95, 99.99, 99.999,
-    100.0,
-];
+    /// Percentages come closer to 100 by the same factor each, as far as there are records to tell them apart.
+    fn curve(&self) -> Vec<(f64, f64)> {
+        const STEPS_PER_DECADE: f64 = 10.0;
+        let steps = ((self.count() as f64).log10() * STEPS_PER_DECADE) as i32;
+        let percentages = (0..=steps).map(|step| {
+            let above = 10_f64.powf(-f64::from(step) / STEPS_PER_DECADE);
+            (100.0 * (1.0 - above) * 1e9).round() / 1e9
+        });
+        percentages
+            .chain([100.0])
+            .map(|percent| (percent, self.percentile_ms(percent)))
+            .collect()
+    }
+}
 
 /// Microseconds are enough to read.
 fn round(ms: f64) -> f64 {
@@ -80,7 +99,7 @@ pub struct Summary {
     pub p99_9: f64,
     pub p99_99: f64,
     pub max: f64,
-    /// Percentage and milliseconds.
+    /// Percentage and milliseconds, from the least to the largest.
     pub curve: Vec<(f64, f64)>,
 }
 
@@ -99,7 +118,12 @@ mod tests {
         assert!((latencies.max_ms() - 1000.0).abs() < 1.0);
         assert_eq!(latencies.count(), 1000);
         let summary = latencies.summary().unwrap();
-        assert_eq!(summary.curve.last().unwrap().1, summary.max);
+        assert_eq!(summary.curve.first().unwrap().0, 0.0);
+        assert_eq!(*summary.curve.last().unwrap(), (100.0, summary.max));
+        assert!(summary.curve.contains(&(99.0, summary.p99)));
+        let since = latencies.since(&Latencies::default());
+        assert_eq!(since.histogram(), latencies.histogram());
+        assert_eq!(latencies.since(&latencies).count(), 0);
         latencies.clear();
         assert_eq!(latencies.summary(), None);
     }

@@ -4,7 +4,7 @@
 //! The map, in the order data flows: `command` (what people type), `workload` (what a run is asked to do), `run` (one run,
 //! from topics to report), `schedule` (when each record is meant to leave), `keys`, `size` and `payload` (what is in it; `random` draws), `produce`
 //! and `consume` (who sends and reads), `catch_up` (a run beside an old reader), `search` (the highest rate that keeps a promise), `compare` (two brokers in turn), `client` (what they need of a Kafka client; the binary hands one in), `recorder`
-//! and `latency` (what is counted), `verify` (whether all came as it left), `broker` (its CPU and memory), `report`.
+//! and `latency` (what is counted), `verify` (whether all came as it left), `broker` (its CPU, memory and disk), `conditions` (what was typed, and where), `report`, `page` and `hdr` (what is handed back).
 
 mod broker;
 mod catch_up;
@@ -12,11 +12,14 @@ pub mod client;
 mod clock;
 mod command;
 mod compare;
+mod conditions;
 mod consume;
 #[cfg(test)]
 mod fake;
+mod hdr;
 mod keys;
 mod latency;
+mod page;
 mod payload;
 mod produce;
 mod random;
@@ -30,4 +33,4 @@ mod verify;
 mod workload;
 
 pub use client::{Batch, Client, Connection};
-pub use command::BenchArgs;
+pub use command::{BenchArgs, Ended, INTERRUPTED_EXIT_CODE};

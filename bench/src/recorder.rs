@@ -34,13 +34,26 @@ impl Volume {
 }
 
 /// What latency is of: all count from the time that a record was meant to leave.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Until its request was handed to the connection: the generator's own delay, and waiting for a place in flight.
     Publish,
     Acknowledge,
     /// Until a consumer has it.
     EndToEnd,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 3] = [Stage::Publish, Stage::Acknowledge, Stage::EndToEnd];
+
+    /// As the report's fields are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Publish => "publish",
+            Stage::Acknowledge => "acknowledge",
+            Stage::EndToEnd => "end_to_end",
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +67,7 @@ struct Track {
 pub struct Recorder {
     /// Only records meant to leave in this time count for latencies.
     measure_from: Cell<Instant>,
-    tracks: [RefCell<Track>; 3],
+    tracks: [RefCell<Track>; Stage::ALL.len()],
     acknowledged: Cell<Volume>,
     received: Cell<Volume>,
     series: RefCell<Vec<Point>>,
@@ -65,6 +78,8 @@ pub struct Recorder {
 pub struct Point {
     /// When it ended, in seconds from the start of measuring; the warm-up is below zero.
     pub at: f64,
+    /// How long it was: a late look makes it longer, and a run need not end on a whole one.
+    pub seconds: f64,
     pub acknowledged: Volume,
     pub received: Volume,
     pub publish: Option<Brief>,
@@ -133,6 +148,11 @@ impl Recorder {
         (self.acknowledged.get(), self.received.get())
     }
 
+    /// All of a stage that counts so far.
+    pub fn total(&self, stage: Stage) -> Latencies {
+        self.tracks[stage as usize].borrow().total.clone()
+    }
+
     pub fn summary(&self, stage: Stage) -> Option<Summary> {
         self.tracks[stage as usize].borrow().total.summary()
     }
@@ -161,6 +181,7 @@ impl Recorder {
         };
         let point = Point {
             at: round(at),
+            seconds: round(seconds),
             acknowledged: current.acknowledged.since(previous.acknowledged),
             received: current.received.since(previous.received),
             publish: self.brief(Stage::Publish),

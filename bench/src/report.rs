@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::conditions::Conditions;
 use crate::latency::Summary;
 use crate::recorder::{Point, Recorder, Sample, Stage, Volume, mib, round};
 use crate::verify::Verdict;
@@ -14,12 +15,15 @@ const BOUND_CORES: f64 = 0.9;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
+    pub conditions: Conditions,
     pub workload: Workload,
     /// What acks=all means on this broker, in its own words.
     pub flush_mode: String,
     pub seconds: f64,
     /// Ended before its time.
     pub interrupted: bool,
+    /// What ended it, when it failed; the figures are of the time until then.
+    pub failure: Option<String>,
     pub produced: Option<Flow>,
     pub consumed: Option<Flow>,
     /// Milliseconds from the time that a record was meant to leave.
@@ -61,6 +65,8 @@ pub struct BrokerCost {
     /// At the end.
     pub resident_mib: f64,
     pub disk_written_gb: f64,
+    /// Of its disk in the measured time, whichever process asked for them; syncs that come together share one.
+    pub disk_flushes: Option<u64>,
 }
 
 /// How the broker came up.
@@ -75,7 +81,7 @@ pub struct Start {
 
 impl Flow {
     fn of(total: Volume, seconds: f64) -> Option<Flow> {
-        (total.records > 0).then(|| Flow {
+        (total.records > 0 && seconds > 0.0).then(|| Flow {
             total,
             mb_per_second: round(total.bytes as f64 / 1e6 / seconds),
             records_per_second: round(total.records as f64 / seconds),
@@ -90,11 +96,13 @@ pub struct Ending {
     pub verdict: Option<Verdict>,
     pub unread: u64,
     pub interrupted: bool,
+    pub failure: Option<String>,
 }
 
 impl Report {
     /// Of what happened between two samples.
     pub fn new(
+        conditions: Conditions,
         workload: Workload,
         flush_mode: String,
         (first, last): (&Sample, &Sample),
@@ -104,7 +112,9 @@ impl Report {
     ) -> Report {
         let seconds = (last.at - first.at).as_secs_f64();
         let (produced, consumed) = last.volumes_since(first);
-        let generator_cores = last.own.cpu.saturating_sub(first.own.cpu).as_secs_f64() / seconds;
+        let per_second = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
+        let generator_cores = last.own.cpu.saturating_sub(first.own.cpu).as_secs_f64();
+        let generator_cores = per_second(generator_cores);
         let broker = broker_known.then(|| {
             let cpu = last
                 .broker
@@ -119,19 +129,26 @@ impl Report {
                 .saturating_sub(first.broker.written_bytes);
             BrokerCost {
                 cpu_seconds: round(cpu),
-                cores: round(cpu / seconds),
+                cores: round(per_second(cpu)),
                 cpu_seconds_per_gb: round(cpu / gigabytes.max(1e-9)),
                 cpu_microseconds_per_request: round(cpu * 1e6 / requests.max(1) as f64),
                 resident_mib: mib(last.broker.resident_bytes),
                 disk_written_gb: round(written as f64 / 1e9),
+                disk_flushes: first
+                    .broker
+                    .disk_flushes
+                    .zip(last.broker.disk_flushes)
+                    .map(|(first, last)| last.saturating_sub(first)),
             }
         });
         Report {
+            conditions,
             open_loop: workload.producer_rate > 0.0,
             workload,
             flush_mode,
             seconds: round(seconds),
             interrupted: ending.interrupted,
+            failure: ending.failure,
             produced: Flow::of(produced, seconds),
             consumed: Flow::of(consumed, seconds),
             publish: recorder.summary(Stage::Publish),
@@ -156,8 +173,11 @@ impl Report {
     /// What of it means that the run failed.
     pub fn fault(&self) -> Option<String> {
         match &self.verdict {
+            _ if self.failure.is_some() => self.failure.clone(),
             Some(verdict) if !verdict.is_clean() => Some(verdict.to_string()),
-            _ if self.unread > 0 => Some(format!("{} records never arrived", self.unread)),
+            _ if self.unread > 0 && !self.interrupted => {
+                Some(format!("{} records never arrived", self.unread))
+            }
             _ => None,
         }
     }
@@ -183,12 +203,15 @@ impl fmt::Display for Report {
         if let Some(broker) = &self.broker {
             writeln!(
                 out,
-                "  broker        {:>9.2} CPU s/GB {:>6.2} cores {:>8.1} us/request {:>8.1} MiB resident {:>7.2} GB written",
+                "  broker        {:>9.2} CPU s/GB {:>6.2} cores {:>8.1} us/request {:>8.1} MiB resident {:>7.2} GB written{}",
                 broker.cpu_seconds_per_gb,
                 broker.cores,
                 broker.cpu_microseconds_per_request,
                 broker.resident_mib,
                 broker.disk_written_gb,
+                broker
+                    .disk_flushes
+                    .map_or(String::new(), |flushes| format!(", {flushes} disk flushes")),
             )?;
         }
         writeln!(
@@ -226,6 +249,12 @@ impl fmt::Display for Report {
         }
         if self.interrupted {
             writeln!(out, "  interrupted: this is what was measured until then")?;
+        }
+        if let Some(failure) = &self.failure {
+            writeln!(
+                out,
+                "  failed: {failure}; this is what was measured until then"
+            )?;
         }
         Ok(())
     }

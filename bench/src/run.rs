@@ -3,16 +3,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::{join_all, select};
 use glommio::Task;
 
 use crate::broker::Process;
 use crate::client::{Client, Header, Outcome, Topic};
 use crate::clock;
+use crate::command::Ended;
+use crate::conditions::Conditions;
 use crate::consume::{Consumer, Until};
+use crate::hdr::HdrLog;
 use crate::payload::{Altered, Head, Payload, noise};
 use crate::produce::Producer;
 use crate::recorder::{Point, Recorder, Sample};
@@ -24,6 +29,12 @@ use crate::workload::Workload;
 
 /// How long records may take to arrive after the last one left.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 15 });
+
+/// How long a run that was stopped waits for what is on its way.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What is left of a second at the start or the end of a run is told only if it is worth it.
+const SECOND_MIN: Duration = Duration::from_millis(100);
 
 /// How often a run looks whether it was stopped.
 const LOOK: Duration = Duration::from_millis(100);
@@ -130,6 +141,8 @@ impl Run {
 pub struct Setting {
     /// Names the topics; fresh ones, removed afterwards, when not given.
     pub topic: Option<String>,
+    /// Of the broker that is asked first.
+    pub address: String,
     pub broker: Option<Process>,
     /// Says that somebody wants the run to end.
     pub stop: Rc<Cell<bool>>,
@@ -137,6 +150,43 @@ pub struct Setting {
     pub catch_up: Option<String>,
     /// Told each second.
     pub progress: Box<dyn Fn(&Point)>,
+    /// Given each second's histograms.
+    pub hdr: RefCell<Option<HdrLog>>,
+}
+
+impl Setting {
+    /// Says which of several runs is next.
+    pub fn begin_part(&self, part: &str) {
+        if let Some(log) = &mut *self.hdr.borrow_mut() {
+            log.begin(part);
+        }
+    }
+
+    pub fn ended(&self) -> Ended {
+        if self.stop.get() {
+            Ended::Interrupted
+        } else {
+            Ended::AsMeant
+        }
+    }
+
+    fn end_interval(&self, recorder: &Recorder) -> Outcome<()> {
+        match &mut *self.hdr.borrow_mut() {
+            Some(log) => log.end_interval(clock::now(), recorder),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for what is to be done at the end; if somebody wants the end now, not for long.
+    async fn settle(&self, work: impl Future<Output = ()>) {
+        let given_up = async {
+            while !self.stop.get() {
+                clock::sleep_until(clock::now() + LOOK).await;
+            }
+            clock::sleep_until(clock::now() + GRACE).await;
+        };
+        select(pin!(work), pin!(given_up)).await;
+    }
 }
 
 /// Runs a workload and reports it.
@@ -155,10 +205,19 @@ pub async fn run<C: Client>(client: &C, workload: &Workload, setting: &Setting) 
         }
     }
     let measured = run_on(client, workload, setting, id, &names).await;
-    for name in ours {
-        client.delete_topic(&name).await?;
-    }
+    let removing = async {
+        for name in ours {
+            if let Err(reason) = client.delete_topic(&name).await {
+                eprintln!("topic {name} is left behind: {reason}");
+            }
+        }
+    };
+    setting.settle(removing).await;
     measured
+}
+
+async fn all(tasks: Vec<Task<()>>) {
+    join_all(tasks).await;
 }
 
 fn topic_names(prefix: &str, count: u32) -> Vec<String> {
@@ -186,6 +245,7 @@ async fn run_on<C: Client>(
         fill(client, workload, &topics[..names.len()], backlog, setting).await?;
     }
     let flush_mode = client.flush_mode(&names[0]).await?;
+    let conditions = Conditions::now(&setting.address);
     let run = Rc::new(prepare(workload, topics, id)?);
     let mut parts = connect(client, &run, setting).await?;
     let idle = connect_idle(client, &run).await?;
@@ -204,18 +264,12 @@ async fn run_on<C: Client>(
     let sending = parts.start_producers(&run, start);
     let reading = parts.start_consumers(&run);
     let seconds = watch(&run, setting, measure_from).await;
-    for task in sending {
-        task.await;
-    }
+    setting.settle(all(sending)).await;
     run.all_sent.set(true);
-    for task in reading {
-        task.await;
-    }
+    setting.settle(all(reading)).await;
     drop(idle);
-    if let Some(reason) = run.failure.take() {
-        return Err(reason);
-    }
-    Ok(report(&run, setting, flush_mode, seconds))
+    setting.end_interval(&run.recorder)?;
+    Ok(report(&run, setting, conditions, flush_mode, seconds))
 }
 
 fn prepare(workload: &Workload, topics: Vec<Topic>, id: u64) -> Outcome<Run> {
@@ -429,6 +483,18 @@ async fn watch(run: &Rc<Run>, setting: &Setting, measure_from: Instant) -> Secon
     while tick > second.at + Duration::from_millis(1500) {
         tick -= Duration::from_secs(1);
     }
+    if tick < second.at + SECOND_MIN {
+        tick += Duration::from_secs(1);
+    }
+    let end_second = |second: &mut Sample| {
+        let point = run
+            .recorder
+            .end_second(clock::now(), second, setting.broker);
+        (setting.progress)(&point);
+        if let Err(reason) = setting.end_interval(&run.recorder) {
+            run.fail(reason);
+        }
+    };
     loop {
         let now = clock::now();
         if setting.stop.get() {
@@ -436,8 +502,7 @@ async fn watch(run: &Rc<Run>, setting: &Setting, measure_from: Instant) -> Secon
             run.finish();
         }
         if now >= tick {
-            let point = run.recorder.end_second(now, &mut second, setting.broker);
-            (setting.progress)(&point);
+            end_second(&mut second);
             tick += Duration::from_secs(1);
         }
         if now >= measure_from && first.is_none() {
@@ -452,11 +517,17 @@ async fn watch(run: &Rc<Run>, setting: &Setting, measure_from: Instant) -> Secon
         } else {
             tick.min(run.end())
         };
+        // To the moment: a short run is over soon.
+        let next = first.map_or(next.min(measure_from), |_| next);
         clock::sleep_until(next.min(now + LOOK)).await;
     }
+    let last = take();
+    if last.at > second.at + SECOND_MIN {
+        end_second(&mut second);
+    }
     Seconds {
-        first: first.unwrap_or(second),
-        last: take(),
+        first: first.unwrap_or(last),
+        last,
     }
 }
 
@@ -500,14 +571,23 @@ async fn fill<C: Client>(
         clock::sleep_until(clock::now() + Duration::from_millis(5)).await;
     }
     run.finish();
-    for task in tasks {
-        task.await;
-    }
+    setting.settle(all(tasks)).await;
     run.failure.take().map_or(Ok(()), Err)
 }
 
-fn report(run: &Run, setting: &Setting, flush_mode: String, seconds: Seconds) -> Report {
+fn report(
+    run: &Run,
+    setting: &Setting,
+    conditions: Conditions,
+    flush_mode: String,
+    seconds: Seconds,
+) -> Report {
+    let cut_off = run.failed() || (setting.stop.get() && run.unread() > 0);
     let verdict = run.verifier.take().map(|verifier| {
+        if cut_off {
+            // What has not come may have been on its way.
+            return verifier.finish([]);
+        }
         let written = run.written.borrow();
         let subscriptions = 0..run.workload.subscriptions_per_topic;
         verifier.finish(subscriptions.flat_map(|subscription| {
@@ -530,6 +610,7 @@ fn report(run: &Run, setting: &Setting, flush_mode: String, seconds: Seconds) ->
         0
     };
     Report::new(
+        conditions,
         run.workload.clone(),
         flush_mode,
         (&seconds.first, &seconds.last),
@@ -538,7 +619,8 @@ fn report(run: &Run, setting: &Setting, flush_mode: String, seconds: Seconds) ->
         Ending {
             verdict,
             unread,
-            interrupted: run.stopped.get(),
+            interrupted: setting.stop.get(),
+            failure: run.failure.take(),
         },
     )
 }
@@ -553,10 +635,12 @@ mod tests {
     fn setting() -> Setting {
         Setting {
             topic: None,
+            address: String::new(),
             broker: None,
             stop: Rc::default(),
             catch_up: None,
             progress: Box::new(|_| {}),
+            hdr: RefCell::default(),
         }
     }
 

@@ -151,6 +151,8 @@ pub struct Found {
     pub trials: Vec<Trial>,
     /// The run with the highest rate that kept the promise.
     pub best: Option<Report>,
+    /// A trial that was interrupted, or that failed.
+    pub unfinished: Option<Report>,
 }
 
 /// Runs the workload at rate after rate.
@@ -169,14 +171,17 @@ pub async fn search<C: Client>(
         slo,
         trials: Vec::new(),
         best: None,
+        unfinished: None,
     };
     while let Some(rate) = search.next_rate().filter(|_| !setting.stop.get()) {
         let trial = Workload {
             producer_rate: rate,
             ..workload.clone()
         };
+        setting.begin_part(&format!("{rate}-a-second"));
         let report = run(client, &trial, setting).await?;
-        if report.interrupted {
+        if report.interrupted || report.failure.is_some() {
+            found.unfinished = Some(report);
             break;
         }
         let measured = slo.measured(&report);
@@ -202,6 +207,13 @@ pub async fn search<C: Client>(
     Ok(found)
 }
 
+impl Found {
+    /// What means that it failed.
+    pub fn fault(&self) -> Option<String> {
+        self.unfinished.as_ref()?.failure.clone()
+    }
+}
+
 impl fmt::Display for Found {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.best {
@@ -209,7 +221,12 @@ impl fmt::Display for Found {
                 let rate = best.workload.producer_rate;
                 write!(out, "{rate} records/s keep {}\n{best}", self.slo)
             }
-            None => writeln!(out, "no rate keeps {}", self.slo),
+            None if self.unfinished.is_none() => writeln!(out, "no rate keeps {}", self.slo),
+            None => Ok(()),
+        }?;
+        match &self.unfinished {
+            Some(report) => write!(out, "the search ended early, at this trial\n{report}"),
+            None => Ok(()),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coati_bench::client::{self as bench, FetchBounds, Outcome, Position, Sequence, Target};
 
-use super::Outcome as CommandOutcome;
+use super::{Failure, Outcome as CommandOutcome};
 use crate::client::time::Attempts;
 use crate::client::{Answer, ClientError, Cluster, ClusterOptions, Connection, ConnectionOptions};
 use crate::ids::{Offset, ProducerId};
@@ -42,12 +42,16 @@ const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 
 pub fn run(args: coati_bench::BenchArgs) -> CommandOutcome {
-    Ok(args.run(|| {
+    let ended = args.run(|| {
         crate::io::heartbeat::begin();
         |bootstrap: &str| Client {
             bootstrap: bootstrap.to_owned(),
         }
-    })?)
+    })?;
+    match ended {
+        coati_bench::Ended::AsMeant => Ok(()),
+        coati_bench::Ended::Interrupted => Err(Failure::Interrupted),
+    }
 }
 
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! Owns the command line: what people type, what they read. One file a command; the work itself is in `client` and
-//! `shard`. Results go to stdout, everything else to stderr; a failed command says why in one sentence and exits 1.
+//! `shard`. Results go to stdout, everything else to stderr; a failed command says why in one sentence and exits 1,
+//! one that a signal ended early exits 130.
 
 mod bench;
 mod connect;
@@ -43,13 +44,18 @@ enum LogCommand {
     Dump(log_dump::DumpArgs),
 }
 
-/// Why a command failed, in one sentence.
+/// Why a command did not do what was asked.
 #[derive(Debug)]
-pub struct Failure(String);
+pub enum Failure {
+    /// In one sentence.
+    Because(String),
+    /// By a signal; the command has said what there was to say.
+    Interrupted,
+}
 
 impl<E: std::fmt::Display> From<E> for Failure {
     fn from(error: E) -> Failure {
-        Failure(error.to_string())
+        Failure::Because(error.to_string())
     }
 }
 
@@ -69,7 +75,8 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(reason)) => {
+        Err(Failure::Interrupted) => ExitCode::from(coati_bench::INTERRUPTED_EXIT_CODE),
+        Err(Failure::Because(reason)) => {
             eprintln!("coati: {reason}");
             ExitCode::FAILURE
         }

@@ -3,6 +3,7 @@
 #[path = "../robust/broker.rs"]
 #[allow(dead_code, reason = "shared with another suite, which uses all of it")]
 mod broker;
+mod interrupted;
 mod proxy;
 
 use std::process::Command;

@@ -1,0 +1,51 @@
+//! Owns the page that a report makes (`--html`): one file that needs no other, with the report's JSON in it. What a person
+//! sees is made by the page's script from that JSON, and from nothing else.
+
+const TEMPLATE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+
+/// The page of a report, whose JSON is as `--json` prints it.
+pub fn page(json: &str) -> String {
+    // No text in the JSON may end the element that it is in; `<` occurs within strings alone.
+    let json = json.replace('<', "\\u003c");
+    let mut page = String::with_capacity(TEMPLATE.len() + STYLE.len() + SCRIPT.len() + json.len());
+    let mut rest = TEMPLATE;
+    for (place, content) in [
+        ("{style}", STYLE),
+        ("{report}", &json),
+        ("{script}", SCRIPT),
+    ] {
+        let (before, behind) = rest.split_once(place).expect("the template has its places");
+        page.push_str(before);
+        page.push_str(content);
+        rest = behind;
+    }
+    page + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_is_in_it_and_cannot_break_out() {
+        let report = serde_json::json!({ "name": "</script><b>{script}" });
+        let page = page(&report.to_string());
+        let (_, rest) = page
+            .split_once(r#"<script type="application/json" id="report">"#)
+            .unwrap();
+        let (json, _) = rest.split_once("</script>").unwrap();
+        let read: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!(read, report);
+    }
+
+    #[test]
+    fn nothing_comes_from_elsewhere() {
+        let page = page("{}");
+        for foreign in ["src=", "href=", "url(", "@import", "import(", "fetch("] {
+            assert!(!page.contains(foreign), "{foreign}");
+        }
+        assert!(page.contains("default-src 'none'"));
+    }
+}
