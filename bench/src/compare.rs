@@ -387,60 +387,86 @@ impl Comparison {
         writeln!(out, "{}: {}", workload.name, workload.describe())?;
         let reports = compared.rounds.last().into_iter().flatten();
         for (side, report) in self.sides.iter().zip(reports.clone()) {
-            writeln!(out, "  flush mode of {}: {}", side.name, report.flush_mode)?;
+            write!(out, "  {}: flush mode {}", side.name, report.flush_mode)?;
+            let start = report.start.as_ref();
+            let broker = start.map_or(String::new(), |start| format!(" ({})", start.broker));
+            writeln!(out, "{broker}")?;
         }
-        let flush_modes: Vec<&str> = reports.map(Report::short_flush_mode).collect();
-        let widths = self.sides.iter().zip(&flush_modes);
-        let widths = widths.map(|(side, mode)| side.name.len().max(mode.len()).max(10));
-        let widths: Vec<usize> = widths.collect();
-        write!(
-            out,
-            "  {:<22}",
-            format!("median of {}", compared.rounds.len())
-        )?;
-        for (index, (side, width)) in self.sides.iter().zip(&widths).enumerate() {
-            write!(out, " {:>width$}", side.name)?;
+        let mut head = [
+            vec![format!("median of {}", compared.rounds.len())],
+            vec![format!("acks={}", workload.acks.name())],
+        ];
+        for (index, (side, report)) in self.sides.iter().zip(reports).enumerate() {
+            head[0].push(side.name.clone());
+            head[1].push(report.short_flush_mode().to_owned());
             if index > 0 {
-                write!(out, " {:<20}", format!("/{}", self.sides[0].name))?;
+                head[0].push(format!("/{}", self.sides[0].name));
+                head[1].push("lowest to highest".to_owned());
             }
         }
-        write!(out, "\n  {:<22}", format!("acks={}", workload.acks.name()))?;
-        for (index, (mode, width)) in flush_modes.iter().zip(&widths).enumerate() {
-            write!(out, " {mode:>width$}")?;
-            if index > 0 {
-                write!(out, " {:<20}", "(lowest to highest)")?;
-            }
-        }
-        for row in &compared.rows {
-            write!(out, "\n  {:<22}", row.what)?;
-            for (index, (figure, ratio)) in row.figures.iter().zip(&row.ratios).enumerate() {
-                write!(out, " {:>1$.3}", figure.median, widths[index])?;
-                if index > 0 {
-                    let told = ratio.map_or("-".to_owned(), |ratio| {
-                        format!(
-                            "{:.2} ({:.2} to {:.2})",
-                            ratio.median, ratio.low, ratio.high
-                        )
-                    });
-                    write!(out, " {told:<20}")?;
-                }
-            }
-        }
-        let all = compared.rounds.iter().flatten();
+        let lines: Vec<Vec<String>> = head
+            .into_iter()
+            .chain(compared.rows.iter().map(Row::cells))
+            .collect();
+        write_aligned(&lines, out)?;
+        let mut all = compared.rounds.iter().flatten();
         if all.clone().any(|report| report.generator_bound) {
-            write!(
+            writeln!(
                 out,
-                "\n  the generator may have been the limit in some rounds"
+                "  the generator may have been the limit in some rounds"
             )?;
         }
-        if all
-            .clone()
-            .any(|report| !report.open_loop && report.acknowledge.is_some())
-        {
-            write!(out, "\n  closed loop: latencies count from sending")?;
+        if all.any(|report| !report.open_loop && report.acknowledge.is_some()) {
+            writeln!(out, "  closed loop: latencies count from sending")?;
         }
-        writeln!(out)
+        Ok(())
     }
+}
+
+impl Row {
+    /// Its name, the first side's figure, and of each other side figure and ratio.
+    fn cells(&self) -> Vec<String> {
+        let mut cells = vec![self.what.clone()];
+        for (index, (figure, ratio)) in self.figures.iter().zip(&self.ratios).enumerate() {
+            cells.push(readable(figure.median));
+            if index > 0 {
+                cells.push(ratio.map_or("-".to_owned(), |ratio| {
+                    let Spread { median, low, high } = ratio;
+                    format!("{median:.2} ({low:.2} to {high:.2})")
+                }));
+            }
+        }
+        cells
+    }
+}
+
+/// Three digits or four; the JSON has the others.
+fn readable(value: f64) -> String {
+    match value.abs() {
+        ..10.0 => format!("{value:.3}"),
+        10.0..100.0 => format!("{value:.2}"),
+        100.0..1000.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// Figures end together, words begin together.
+fn write_aligned(lines: &[Vec<String>], out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
+    let widths: Vec<usize> = (0..lines[0].len()).filter_map(width).collect();
+    for line in lines {
+        let mut text = String::new();
+        for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
+            // A name, a figure, then figures and ratios in turn.
+            text += &match column {
+                1 => format!("  {cell:>width$}"),
+                _ if column > 0 && column % 2 == 0 => format!("   {cell:>width$}"),
+                _ => format!("  {cell:<width$}"),
+            };
+        }
+        writeln!(out, "{}", text.trim_end())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

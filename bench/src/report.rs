@@ -72,7 +72,8 @@ pub struct BrokerCost {
 /// How the broker came up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
-    pub command: String,
+    /// Which broker, and what it was started with.
+    pub broker: String,
     /// From the call until it serves.
     pub seconds: f64,
     /// Before it was asked anything.

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPS = ROOT / "tests" / ".deps"
@@ -25,6 +26,9 @@ COATI = pathlib.Path(os.environ.get("COATI_BIN", ROOT / "target" / "release" / "
 START_LINE = "Kafka Server started"
 START_DEADLINE_SECONDS = 120
 STOP_DEADLINE_SECONDS = 60
+# Tests want a JVM that starts fast; who measures gives others.
+SMALL_JAVA = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+BROKER_JAVA = ("-Xmx512m", *SMALL_JAVA[1:])
 
 
 def free_port() -> int:
@@ -38,11 +42,11 @@ def tool_command(main_class: str, *arguments: str) -> list[str]:
     return java_command(main_class, *arguments, jars=TOOL_JARS)
 
 
-def java_command(main_class: str, *arguments: str, level: str = "WARN", heap: str = "-Xmx256m",
+def java_command(main_class: str, *arguments: str, level: str = "WARN", java: tuple[str, ...] = SMALL_JAVA,
                  jars: pathlib.Path = JARS) -> list[str]:
     """The command line of one of Apache Kafka's main classes."""
     return [
-        "java", heap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dlog.level={level}",
+        "java", *java, f"-Dlog.level={level}",
         f"-Dlog4j2.configurationFile={JAVA_CONFIG}", "-cp", f"{DEPS / 'java' / 'classes'}:{jars}/*",
         main_class, *arguments,
     ]
@@ -52,11 +56,17 @@ class Broker:
     """One broker process. `kill` and `start` again keep port and data: that is a crash and its recovery."""
 
     def __init__(self, kind: str, settings: dict[str, str] | None = None, cores: int | None = None,
-                 directory: pathlib.Path | None = None, port: int | None = None):
+                 directory: pathlib.Path | None = None, port: int | None = None,
+                 java: tuple[str, ...] = BROKER_JAVA, wrapper: tuple[str, ...] = (), own_session: bool = False):
+        """`wrapper` is put before the command, as `taskset` is; in a session of its own the broker gets no Ctrl-C."""
         assert kind in ("kafka", "coati"), kind
         self.kind = kind
         self.settings = dict(settings or {})
         self.cores = cores
+        self.java = java
+        self.wrapper = wrapper
+        self.own_session = own_session
+        self.start_seconds = 0.0
         self.owns_directory = directory is None
         self.directory = pathlib.Path(directory or tempfile.mkdtemp(prefix=f"{kind}-"))
         self.data = self.directory / "data"
@@ -69,7 +79,11 @@ class Broker:
         self.reader: threading.Thread | None = None
 
     def __enter__(self):
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *_):
         self.kill()
@@ -79,12 +93,14 @@ class Broker:
     def start(self):
         assert self.process is None
         command = self.kafka_command() if self.kind == "kafka" else self.coati_command()
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        stdin=subprocess.DEVNULL, cwd=self.directory)
+        begun = time.monotonic()
+        self.process = subprocess.Popen([*self.wrapper, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                        stdin=subprocess.DEVNULL, cwd=self.directory, start_new_session=self.own_session)
         started = threading.Event()
         self.reader = threading.Thread(target=self.follow, args=(self.process, started), daemon=True)
         self.reader.start()
         started.wait(START_DEADLINE_SECONDS)
+        self.start_seconds = time.monotonic() - begun
         if self.process.poll() is not None or not self.is_ready:
             code = self.process.poll()
             self.kill()
@@ -159,7 +175,7 @@ class Broker:
             subprocess.run(
                 java_command("kafka.tools.StorageTool", "format", "-t", "Y29hdGktY29tcGF0LTAwMA", "-c", str(properties)),
                 check=True, capture_output=True, cwd=self.directory)
-        return java_command("kafka.Kafka", str(properties), level="INFO", heap="-Xmx512m")
+        return java_command("kafka.Kafka", str(properties), level="INFO", java=self.java)
 
 
 if __name__ == "__main__":
