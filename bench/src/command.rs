@@ -268,7 +268,8 @@ struct Flags {
     json: bool,
 
     /// Write the report as one page for a browser, with charts
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Write the report as one page for a browser, with charts
+    #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
     /// Write each second's latencies as an HdrHistogram log

@@ -3,7 +3,8 @@
 
 const TEMPLATE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/page.js");
+/// In the order in which they need each other.
+const SCRIPT: &str = concat!(include_str!("page/charts.js"), include_str!("page/page.js"));
 
 /// The page of a report, whose JSON is as `--json` prints it.
 pub fn page(json: &str) -> String {

@@ -65,13 +65,23 @@ deps_java_tools() {
     mvn -q -B -f $source dependency:copy-dependencies "-DoutputDirectory=$DEPS/java/tools" && built java-tools $source
 }
 
-deps_python() {
-    local list=tests/compat/kafka-python/requirements.txt
+# python_packages NAME LIST: an environment of its own for the packages in LIST, as tests/.deps/NAME.
+python_packages() {
+    local name=$1 list=$2
     need_program python3 python3 || return 1
-    changed python $list || return 0
-    python3 -m venv "$DEPS/python" 2>/dev/null ||
-        { as_root apt-get install -y -qq python3-venv >/dev/null && python3 -m venv "$DEPS/python"; } || return 1
-    "$DEPS/python/bin/pip" -q --disable-pip-version-check install -r $list && built python $list
+    changed "$name" "$list" || return 0
+    python3 -m venv "$DEPS/$name" 2>/dev/null ||
+        { as_root apt-get install -y -qq python3-venv >/dev/null && python3 -m venv "$DEPS/$name"; } || return 1
+    "$DEPS/$name/bin/pip" -q --disable-pip-version-check install -r "$list" && built "$name" "$list"
+}
+
+deps_python() {
+    python_packages python tests/compat/kafka-python/requirements.txt
+}
+
+# A browser with a font, and a reader of HdrHistogram logs.
+deps_bench() {
+    need_program chromium chromium fonts-dejavu-core && python_packages bench tests/bench/requirements.txt
 }
 
 deps_kafkajs() {
