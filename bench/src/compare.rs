@@ -431,8 +431,9 @@ impl Row {
             cells.push(readable(figure.median));
             if index > 0 {
                 cells.push(ratio.map_or("-".to_owned(), |ratio| {
-                    let Spread { median, low, high } = ratio;
-                    format!("{median:.2} ({low:.2} to {high:.2})")
+                    let [median, low, high] =
+                        [ratio.median, ratio.low, ratio.high].map(readable_ratio);
+                    format!("{median} ({low} to {high})")
                 }));
             }
         }
@@ -446,6 +447,14 @@ fn readable(value: f64) -> String {
         ..10.0 => format!("{value:.3}"),
         10.0..100.0 => format!("{value:.2}"),
         100.0..1000.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+fn readable_ratio(value: f64) -> String {
+    match value {
+        ..10.0 => format!("{value:.2}"),
+        10.0..100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),
     }
 }

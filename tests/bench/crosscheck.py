@@ -85,7 +85,8 @@ def measure(server, setting: Setting, options) -> dict[str, dict[str, float]]:
         for name in sorted(CLIENTS, reverse=number % 2 == 1):
             topic = f"crosscheck-{SETTINGS.index(setting)}-{number}-{name.split()[0]}"
             output_of([str(broker.COATI), "topic", "create", topic, "--partitions", "1", "-b", server.bootstrap])
-            report = CLIENTS[name](server, topic, setting, options.seconds, options.warm_up)
+            seconds = options.seconds if number > 0 else options.first_round
+            report = CLIENTS[name](server, topic, setting, seconds, options.warm_up)
             if number > 0:
                 reports[name].append(report)
             if options.verbose:
@@ -120,6 +121,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--warm-up", type=float, default=1)
+    parser.add_argument("--first-round", type=float, default=10, metavar="SECONDS", help="how long the round is that warms the broker up")
     parser.add_argument("--strict", action="store_true", help="fail when the medians do not agree")
     parser.add_argument("--verbose", action="store_true", help="tell each round")
     options = parser.parse_args()
