@@ -195,12 +195,12 @@ class Comparison:
     def report(self):
         """The table for who watches, the same for machines, and as a page."""
         sides = [f"{name}={self.runs(name)}" for name in self.options.sides]
-        for ending, flags in (("json", ["--json"]), ("txt", [])):
+        for ending, flags in (("json", ["--json", "--html", str(self.options.out / "report.html")]), ("txt", [])):
             command = [str(broker.COATI), "bench", "compare", *sides, *flags]
             text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             (self.options.out / f"report.{ending}").write_text(text)
         print(text)
-        print(f"{self.options.out}: report.json, report.txt and every run")
+        print(f"{self.options.out}: report.html, report.json, report.txt and every run")
 
 
 def described(side: Side, cpus: str | None) -> str:

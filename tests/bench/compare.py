@@ -52,6 +52,9 @@ def check(out: pathlib.Path):
     expect(processes_of(out) == [], "a broker still runs")
     expect(not list(out.glob("data-*")), "a data folder was left")
     report = json.loads((out / "report.json").read_text())
+    page = (out / "report.html").read_text()
+    embedded = page.split('<script type="application/json" id="report">')[1].split("</script>")[0]
+    expect(json.loads(embedded) == report, "the page has other figures than the JSON")
     expect([side["name"] for side in report["sides"]] == list(FLUSH_MODES), report["sides"])
     expect(len(report["workloads"]) == len(WORKLOADS), [compared["workload"]["name"] for compared in report["workloads"]])
     # The round that was interrupted counts for the workload that both had finished: the first side's only was.
