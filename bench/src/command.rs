@@ -27,6 +27,8 @@ use crate::workload::{Acks, Keys, Workload};
 ///
 /// With a rate, latencies count from the time a record was meant to leave, so a broker that stalls cannot hide it. The
 /// generator uses one core; keep the broker off it (--cpu here, taskset there), or both are measured at once.
+///
+/// Ctrl-C ends any run with a report of what was measured until then, and exit code 130.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     #[command(subcommand)]
@@ -362,6 +364,7 @@ impl Flags {
             print!("{report}");
         }
         if let Some(path) = &self.html {
+            let json = serde_json::to_string(report).map_err(|error| error.to_string())?;
             std::fs::write(path, page(&json))
                 .map_err(|error| format!("{}: {error}", path.display()))?;
         }

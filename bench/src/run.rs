@@ -177,10 +177,10 @@ impl Setting {
         }
     }
 
-    /// Waits for what is to be done at the end; if somebody wants the end now, not for long.
-    async fn settle(&self, work: impl Future<Output = ()>) {
+    /// Waits for what is to be done at the end; if somebody wants the end now, or in a hurry, not for long.
+    async fn settle(&self, work: impl Future<Output = ()>, hurry: bool) {
         let given_up = async {
-            while !self.stop.get() {
+            while !self.stop.get() && !hurry {
                 clock::sleep_until(clock::now() + LOOK).await;
             }
             clock::sleep_until(clock::now() + GRACE).await;
@@ -212,7 +212,10 @@ pub async fn run<C: Client>(client: &C, workload: &Workload, setting: &Setting) 
             }
         }
     };
-    setting.settle(removing).await;
+    let failed = measured
+        .as_ref()
+        .map_or(true, |report| report.failure.is_some());
+    setting.settle(removing, failed).await;
     measured
 }
 
@@ -264,9 +267,9 @@ async fn run_on<C: Client>(
     let sending = parts.start_producers(&run, start);
     let reading = parts.start_consumers(&run);
     let seconds = watch(&run, setting, measure_from).await;
-    setting.settle(all(sending)).await;
+    setting.settle(all(sending), run.failed()).await;
     run.all_sent.set(true);
-    setting.settle(all(reading)).await;
+    setting.settle(all(reading), run.failed()).await;
     drop(idle);
     setting.end_interval(&run.recorder)?;
     Ok(report(&run, setting, conditions, flush_mode, seconds))
@@ -562,16 +565,23 @@ async fn fill<C: Client>(
         acks: crate::workload::Acks::Leader,
         ..workload.clone()
     };
+    let (count, gigabytes) = (topics.len(), bytes as f64 / 1e9);
+    eprintln!("filling {count} topic(s) with {gigabytes} GB each");
     let run = Rc::new(prepare(&filler, topics.to_vec(), 0)?);
     run.end.set(clock::now() + Duration::from_secs(24 * 3600));
     let mut parts = connect(client, &run, setting).await?;
     let tasks = parts.start_producers(&run, clock::now());
+    let mut second = Sample::take(clock::now(), &run.recorder, setting.broker);
     while run.recorder.volumes().0.bytes < bytes * topics.len() as u64 && !run.is_stopped() {
         run.stopped.set(setting.stop.get());
+        let now = clock::now();
+        if now > second.at + Duration::from_secs(1) {
+            (setting.progress)(&run.recorder.end_second(now, &mut second, setting.broker));
+        }
         clock::sleep_until(clock::now() + Duration::from_millis(5)).await;
     }
     run.finish();
-    setting.settle(all(tasks)).await;
+    setting.settle(all(tasks), run.failed()).await;
     run.failure.take().map_or(Ok(()), Err)
 }
 

@@ -17,6 +17,17 @@ const A_SECOND: &str = "     1 s  in";
 /// Starts a run that would last for minutes, interrupts it once its stderr has said `sign` and `before` is done, and hands
 /// back its report.
 fn interrupt(arguments: &str, sign: &str, before: impl FnOnce()) -> Value {
+    let (report, code, said) = end(arguments, sign, |child| {
+        before();
+        signal(child);
+    });
+    assert_eq!(code, Some(INTERRUPTED), "{arguments}: {said}");
+    report
+}
+
+/// Starts a run, does what will end it once its stderr has said `sign`, and hands back its report, its exit code, and what
+/// it said.
+fn end(arguments: &str, sign: &str, end: impl FnOnce(&Child)) -> (Value, Option<i32>, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_coati"))
         .arg("bench")
         .args(arguments.split_whitespace())
@@ -31,8 +42,7 @@ fn interrupt(arguments: &str, sign: &str, before: impl FnOnce()) -> Value {
         let read = errors.read_line(&mut said).expect("lines of text");
         assert!(read > 0, "{arguments}: it ended, and said\n{said}");
     }
-    before();
-    signal(&child);
+    end(&child);
     // What it still says must not fill the pipe.
     let rest = std::thread::spawn(move || {
         errors.read_to_string(&mut said).expect("text");
@@ -40,9 +50,9 @@ fn interrupt(arguments: &str, sign: &str, before: impl FnOnce()) -> Value {
     });
     let output = child.wait_with_output().expect("it ends");
     let said = rest.join().expect("it reads");
-    let code = output.status.code();
-    assert_eq!(code, Some(INTERRUPTED), "{arguments}: {said}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments}: {said}"))
+    let report = serde_json::from_slice(&output.stdout);
+    let report = report.unwrap_or_else(|_| panic!("{arguments}: {said}"));
+    (report, output.status.code(), said)
 }
 
 fn signal(child: &Child) {
@@ -109,5 +119,27 @@ fn a_broker_that_does_not_answer_holds_nobody_up() {
     let report = interrupt(&format!("produce -b {}", broker.address), A_SECOND, freeze);
     broker.signal("CONT");
     assert_eq!(report["interrupted"], true, "{report:#}");
+    assert!(number(&report, "/produced/total/records") > 0.0);
+}
+
+/// Nothing has been measured yet, which the report says.
+#[test]
+fn filling_a_topic_can_be_interrupted() {
+    let broker = Broker::start(1, &[]);
+    let consume = format!("consume --backlog-gb 1000 -b {}", broker.address);
+    let report = interrupt(&consume, A_SECOND, || {});
+    assert_eq!(report["interrupted"], true, "{report:#}");
+    assert_eq!(report["consumed"], Value::Null, "{report:#}");
+}
+
+#[test]
+fn a_run_whose_broker_dies_says_what_it_has_and_fails() {
+    let broker = Broker::start(1, &[]);
+    let produce = format!("e2e --rate 500 -b {}", broker.address);
+    let (report, code, said) = end(&produce, A_SECOND, |_| broker.signal("KILL"));
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(report["interrupted"], false);
+    let failure = report["failure"].as_str().expect("it failed");
+    assert!(said.contains(failure), "{said}");
     assert!(number(&report, "/produced/total/records") > 0.0);
 }

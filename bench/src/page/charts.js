@@ -126,7 +126,7 @@ function drawAxes(picture, chart, x, y, edge, width, height) {
     const at = x.at(tick);
     const last = at > width - edge.right - 14;
     picture.append(
-      shape("line", { class: "grid", x1: at, x2: at, y1: bottom, y2: bottom + 4 }),
+      shape("line", { class: "grid", x1: at, x2: at, y1: chart.axis === "percentile" ? edge.top : bottom, y2: bottom + 4 }),
       shape("text", { class: "tick", x: last ? width - 2 : at, y: bottom + 16, "text-anchor": last ? "end" : "middle" }, text(tick)),
     );
   }

@@ -160,6 +160,12 @@ function chartCard(chart, about, look = "") {
 
 // What can only be drawn when it is known how wide the page is.
 const pictures = [];
+let drawnWidth = 0;
+
+function drawAll() {
+  drawnWidth = innerWidth;
+  pictures.forEach((draw) => draw());
+}
 
 const PERCENTILE_NOTE = "Each step to the right is ten times rarer. The curve ends at the slowest record.";
 
@@ -439,6 +445,6 @@ function parts() {
 }
 
 document.getElementById("page").replaceChildren(...parts());
-const drawAll = () => pictures.forEach((draw) => draw());
 drawAll();
-addEventListener("resize", drawAll);
+// A phone changes its height all the time.
+addEventListener("resize", () => innerWidth !== drawnWidth && drawAll());
