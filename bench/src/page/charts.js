@@ -189,10 +189,11 @@ function followPointer(picture, chart, x, y, box) {
   });
 }
 
-// Where a ratio lies, and how far its rounds lie apart, on a scale where twice and half are equally far from 1.
+// Where a ratio lies, and how far its rounds lie apart, on a scale where twice and half are equally far from 1. What is
+// beyond its reach stands at its end.
 function drawInterval(spread, reach, colour) {
   const width = 150;
-  const at = (ratio) => width / 2 + (Math.log(ratio) / Math.log(reach)) * (width / 2 - 8);
+  const at = (ratio) => width / 2 + Math.max(-1, Math.min(1, Math.log(ratio) / Math.log(reach))) * (width / 2 - 8);
   return shape(
     "svg",
     { class: "interval", viewBox: `0 0 ${width} 22`, width, height: 22, "aria-hidden": "true" },

@@ -171,6 +171,9 @@ const PERCENTILE_NOTE = "Each step to the right is ten times rarer. The curve en
 
 // ---- One run
 
+const CLOSED_LOOP =
+  "Closed loop: no rate was asked for, so each latency counts from sending, and a stall delays few requests instead of many. Compare throughput here, not latencies.";
+
 function notices(path) {
   const run = at(path);
   const said = [];
@@ -180,9 +183,7 @@ function notices(path) {
   if (run.verdict?.first) say(`Records did not arrive as they were sent: first ${run.verdict.first}.`, true);
   if (run.unread > 0) say(`${count(run.unread, "record")} had not been read at the end.`, !run.interrupted);
   if (run.generator_bound) say("The generator was so busy that it may have been the limit, not the broker.");
-  if (run.acknowledge && !run.open_loop) {
-    say("Closed loop: no rate was asked for, so each latency counts from sending, and a stall delays few requests instead of many. Compare throughput here, not latencies.");
-  }
+  if (run.acknowledge && !run.open_loop) say(CLOSED_LOOP);
   if (run.verdict && !run.verdict.first) {
     said.push(make("p", { class: "notice good" }, "All of ", figure(`${path}/verdict/checked`), " records that were checked arrived once, in order and unaltered."));
   }
@@ -293,10 +294,20 @@ function chartsOfSides(sides) {
   return make("div", { class: "charts" }, ...charts);
 }
 
+// Who is compared, and what each means by an acknowledgement.
+function sidesTable(names, runs) {
+  const heads = runs.some((run) => run.start) ? ["side", "flush mode", "broker"] : ["side", "flush mode", "address"];
+  const rows = runs.map((run, number) => [
+    make("b", {}, names[number]), run.flush_mode, make("code", {}, run.start?.broker ?? run.conditions.broker),
+  ]);
+  return table(heads, rows, "sides");
+}
+
 // Medians, and what each side's are of the first side's.
 function comparedTable(path, sides) {
   const rows = at(`${path}/rows`);
-  const reach = Math.max(2, ...rows.flatMap((row) => row.ratios.flatMap((ratio) => (ratio?.low > 0 ? [ratio.high, 1 / ratio.low] : []))));
+  const ratios = rows.flatMap((row) => row.ratios).filter((ratio) => ratio?.low > 0);
+  const reach = Math.min(10, Math.max(2, ...ratios.flatMap((ratio) => [ratio.high, 1 / ratio.low])));
   const heads = sides.map((side) => make("th", { scope: "col", class: "side" }, side.name, make("br"), badge(at(side.paths[0]))));
   const lines = rows.map((row, index) => {
     const place = `${path}/rows/${index}`;
@@ -306,12 +317,12 @@ function comparedTable(path, sides) {
       const ratio = row.ratios[number];
       const whose = make("div", { class: "whose" }, side.name, " ", badge(at(side.paths[0])));
       if (number === 0 || !ratio) return make("td", {}, whose, make("div", { class: "cell" }, median));
-      const against = make("div", {}, times(`${place}/ratios/${number}`, row.higher_is_better), range(`${place}/ratios/${number}`));
+      const against = make("div", {}, times(`${place}/ratios/${number}`, row.higher_is_better, sides[0].paths.length), range(`${place}/ratios/${number}`));
       return make("td", {}, whose, make("div", { class: "cell" }, median, against, ratio.low > 0 ? drawInterval(ratio, reach, number) : null));
     });
     return make("tr", {}, make("th", { scope: "row" }, row.what, make("div", { class: "soft" }, better)), ...cells);
   });
-  const explained = `Medians, and in small the lowest and highest round. × is the ratio to ${sides[0].name}, round by round; it is called better or worse where all rounds agree on more than ${SAME * 100 - 100} %. The bars draw it from 1/${tickText(+reach.toPrecision(2))} to ${tickText(+reach.toPrecision(2))} times.`;
+  const explained = `Medians, and in small the lowest and highest round. × is the ratio to ${sides[0].name}, round by round; it is called better or worse where several rounds agree on more than ${SAME * 100 - 100} %. The bars draw it from 1/${tickText(+reach.toPrecision(2))} to ${tickText(+reach.toPrecision(2))} times; what is beyond stands at their ends.`;
   const head = make("thead", {}, make("tr", {}, make("td"), ...heads));
   return make("div", {}, make("div", { class: `card compared${sides.length > 2 ? " many" : ""}` }, make("table", {}, head, make("tbody", {}, ...lines))), make("p", { class: "soft" }, explained));
 }
@@ -325,9 +336,9 @@ function range(place) {
 // Closer than this, two sides are as good.
 const SAME = 1.03;
 
-function times(place, higherIsBetter) {
+function times(place, higherIsBetter, rounds) {
   const { low, high } = at(place);
-  const verdict = low > SAME ? higherIsBetter : high < 1 / SAME ? !higherIsBetter : null;
+  const verdict = rounds < 2 ? null : low > SAME ? higherIsBetter : high < 1 / SAME ? !higherIsBetter : null;
   const [look, word] = verdict === null ? ["", ""] : verdict ? ["better", " better"] : ["worse", " worse"];
   return make("span", { class: look }, "×", figure(`${place}/median`), word);
 }
@@ -340,14 +351,16 @@ function conditions(paths) {
   const entries = [];
   const say = (name, values, tag = "span") => {
     const shown = values.filter((value) => value !== "" && value !== undefined && value !== null);
-    if (shown.length > 0) entries.push(make("dt", {}, name), make("dd", {}, ...shown.map((value) => make("div", {}, make(tag, {}, value)))));
+    const lines = shown.map((value) => make("div", {}, make(tag, {}, value)));
+    const folded = () => make("details", {}, make("summary", {}, `${lines.length} of them`), ...lines);
+    if (lines.length > 0) entries.push(make("dt", {}, name), make("dd", {}, ...(lines.length > 6 ? [folded()] : lines)));
   };
   const first = runs[0].conditions;
   say("command", each((run) => run.conditions.command), "code");
   say("begun", [new Date(Math.min(...runs.map((run) => run.conditions.started_ms))).toISOString().replace("T", " ").slice(0, 16) + " UTC"]);
   say("broker", each((run) => run.conditions.broker));
   say("flush mode", each((run) => run.flush_mode));
-  say("started as", each((run) => run.start?.command), "code");
+  say("started by the comparison", each((run) => run.start?.broker), "code");
   say("generator", each((run) => `coati ${run.conditions.version}`));
   say("machine", [`${first.machine.cpu || "CPU unknown"}, ${count(first.machine.cores, "core")} for the generator, ${numberText(Math.round(first.machine.memory_mib / 102.4) / 10)} GiB, Linux ${first.machine.kernel}`]);
   const loads = runs.map((run) => run.conditions.machine.load_before).filter((load) => load !== null);
@@ -388,15 +401,19 @@ function comparisonPage() {
   const names = report.sides.map((side) => side.name);
   const parts = [heading(names.length > 2 ? names.join(", ") : names.join(" against "), "The same workloads against each in turn, round after round. Thick lines are the median of the rounds, thin ones the rounds.")];
   const all = [];
+  if (report.workloads.length > 0) parts.push(sidesTable(names, report.workloads[0].rounds[0]));
   report.workloads.forEach((compared, index) => {
     const path = `/workloads/${index}`;
     const sides = names.map((name, number) => ({ name, paths: compared.rounds.map((_, round) => `${path}/rounds/${round}/${number}`) }));
     all.push(...sides.flatMap((side) => side.paths));
-    const bound = sides.flatMap((side) => side.paths.map(at)).some((run) => run.generator_bound);
+    const runs = sides.flatMap((side) => side.paths.map(at));
+    const bound = runs.some((run) => run.generator_bound);
+    const closed = runs.some((run) => run.acknowledge && !run.open_loop);
     parts.push(
       make("h2", {}, compared.workload.name),
       make("p", { class: "soft" }, `${sentence(compared.workload)} ${count(compared.rounds.length, "round")}.`),
       bound ? make("p", { class: "notice" }, "In some rounds the generator was so busy that it may have been the limit, not the broker.") : "",
+      closed ? make("p", { class: "notice" }, CLOSED_LOOP) : "",
       comparedTable(path, sides),
       chartsOfSides(sides),
     );
