@@ -21,6 +21,8 @@ pub enum Spoil {
     Double,
     SwapWithNext,
     Alter,
+    /// None, but readers get one at a time.
+    Slow,
 }
 
 /// Which record of each partition is spoilt.
@@ -61,7 +63,7 @@ impl FakeBroker {
         }
         partition.ripe = true;
         match self.spoil {
-            Spoil::Nothing => {}
+            Spoil::Nothing | Spoil::Slow => {}
             Spoil::Lose => drop(records.remove(SPOILT)),
             Spoil::Double => records.insert(SPOILT, records[SPOILT].clone()),
             Spoil::SwapWithNext => records.swap(SPOILT, SPOILT + 1),
@@ -167,14 +169,18 @@ impl Connection for FakeBroker {
     }
 
     async fn fetch(&self, positions: &[Position<'_>], bounds: FetchBounds) -> Outcome<Vec<Bytes>> {
-        glommio::timer::sleep(bounds.max_wait.min(Duration::from_millis(1))).await;
+        let (wait_ms, count) = match self.spoil {
+            Spoil::Slow => (5, 1),
+            _ => (1, usize::MAX),
+        };
+        glommio::timer::sleep(bounds.max_wait.min(Duration::from_millis(wait_ms))).await;
         let partitions = self.partitions.borrow();
         let of = |position: &Position<'_>| {
             let target = position.target;
             let key = (target.topic.name.clone(), target.partition);
             let ripe = partitions.get(&key).filter(|partition| partition.ripe);
             let records = ripe.map_or(&[][..], |partition| &partition.records);
-            encode(records.iter().skip(position.offset as usize))
+            encode(records.iter().skip(position.offset as usize).take(count))
         };
         Ok(positions.iter().map(of).collect())
     }
