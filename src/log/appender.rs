@@ -1,12 +1,10 @@
-//! Owns the way of a batch into its segment: the copy (which orders it), group writes one after
-//! another, the syncs behind them, rolling, and the finishing of sealed segments. A failed write or
-//! sync takes the log offline; nothing is tried twice.
+//! Owns the way of a batch into its segment: the copy (which orders it), the syncs behind the group
+//! writes, rolling, and the finishing of sealed segments. A failed write or sync takes the log offline;
+//! nothing is tried twice.
 
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-
-use bytes::Bytes;
 
 use super::header::{HEADER_BYTES, Header};
 use super::segment::{Indexes, Segment};
@@ -14,13 +12,7 @@ use super::settings::Durability;
 use super::time_index::TimestampOffset;
 use super::{Log, LogError, LogEvent, LogSettings, State, checkpoints, segment_path};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
-use crate::io::{BLOCK, Disk, File, Mode};
-
-/// A group write takes about so much.
-const WRITE_BYTES_MAX: u32 = 1 << 20;
-/// Space is reserved ahead of the writer in steps that grow with the segment, between these.
-const ALLOCATION_MIN: u64 = 64 << 10;
-const ALLOCATION_MAX: u64 = 32 << 20;
+use crate::io::{Disk, Mode};
 
 /// Where an appended batch lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,27 +25,6 @@ pub struct Appended {
 pub(super) struct Unfinished {
     pub(super) segment: Rc<Segment>,
     snapshot: Vec<u8>,
-}
-
-/// One group write.
-struct GroupWrite {
-    segment: Rc<Segment>,
-    parts: Vec<Bytes>,
-    position: u32,
-    /// Where in the file the batches end that it completes, and the offset behind them.
-    end: u32,
-    end_offset: Offset,
-}
-
-enum NextWrite {
-    Nothing,
-    /// Bytes of earlier batches share the first block: they must be read before.
-    FillGap {
-        segment: Rc<Segment>,
-        position: u32,
-        length: usize,
-    },
-    Write(GroupWrite),
 }
 
 impl Log {
@@ -102,7 +73,7 @@ impl Log {
         if took_chunk {
             self.context.budget.on_new_chunk(self);
         }
-        self.kick_writer();
+        self.begin_writes();
         Ok(Appended {
             base_offset,
             last_offset: header.last_offset(),
@@ -129,203 +100,6 @@ impl Log {
         };
         if sealed_is_written {
             self.kick_finisher();
-        }
-    }
-
-    pub(super) fn kick_writer(self: &Rc<Self>) {
-        if !std::mem::replace(&mut self.state.borrow_mut().writing, true) {
-            let log = self.clone();
-            (self.context.spawn)(Box::pin(async move {
-                let result = log.write_all().await;
-                log.state.borrow_mut().writing = false;
-                if let Err(error) = result {
-                    log.go_offline(error);
-                }
-                log.wake_waiters();
-            }));
-        }
-    }
-
-    async fn write_all(self: &Rc<Self>) -> Result<(), LogError> {
-        loop {
-            self.check_online()?;
-            let next = self.next_write();
-            match next {
-                NextWrite::Nothing => return Ok(()),
-                NextWrite::FillGap {
-                    segment,
-                    position,
-                    length,
-                } => self.fill_gap(&segment, position, length).await?,
-                NextWrite::Write(group) => {
-                    let result = self.write_group(group).await;
-                    result.map_err(|error| LogError::storage("writing a segment", &error))?;
-                }
-            }
-        }
-    }
-
-    fn next_write(&self) -> NextWrite {
-        let state = self.state.borrow();
-        let mut chunks = state
-            .tail
-            .chunks()
-            .skip_while(|chunk| chunk.segment.written.get() >= chunk.end())
-            .peekable();
-        let Some(first) = chunks.peek() else {
-            return NextWrite::Nothing;
-        };
-        let segment = first.segment.clone();
-        let position = segment.written.get() / BLOCK as u32 * BLOCK as u32;
-        let mut parts = Vec::new();
-        let mut end_offset = state.written_end;
-        let mut from = position;
-        let mut end = position;
-        while let Some(chunk) = chunks.next() {
-            if chunk.buffer.gap() > 0 {
-                if !parts.is_empty() {
-                    break; // First what comes before; its own bytes are then in the file.
-                }
-                return NextWrite::FillGap {
-                    segment,
-                    position: chunk.file_position,
-                    length: chunk.buffer.gap(),
-                };
-            }
-            let following = chunks.peek().filter(|next| {
-                Rc::ptr_eq(&next.segment, &segment)
-                    && next.end() - position <= WRITE_BYTES_MAX
-                    && next.buffer.gap() == 0
-            });
-            end = chunk.end();
-            end_offset = chunk.next_offset;
-            // The next chunk repeats the block this one ends in.
-            let whole = end / BLOCK as u32 * BLOCK as u32;
-            let upto = following.map_or(whole, |next| next.file_position);
-            if from < upto {
-                parts.push(chunk.slice(from, upto));
-                from = upto;
-            }
-            if following.is_none() {
-                if from < end {
-                    let start = (from - chunk.file_position) as usize;
-                    parts.push(chunk.buffer.padded_block(start..chunk.buffer.len()));
-                }
-                break;
-            }
-        }
-        NextWrite::Write(GroupWrite {
-            segment,
-            parts,
-            position,
-            end,
-            end_offset,
-        })
-    }
-
-    async fn fill_gap(
-        &self,
-        segment: &Rc<Segment>,
-        position: u32,
-        length: usize,
-    ) -> Result<(), LogError> {
-        let dir = self.dir();
-        let read = async {
-            let file = segment.reader(&self.context.disk, &dir).await?;
-            let bytes = file.read_at(u64::from(position), length).await?;
-            if bytes.len() < length {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            Ok(bytes)
-        };
-        let bytes = read
-            .await
-            .map_err(|error| LogError::storage("reading the last block of a segment", &error))?;
-        let mut state = self.state.borrow_mut();
-        for chunk in state.tail.chunks_mut() {
-            let same = Rc::ptr_eq(&chunk.segment, segment) && chunk.file_position == position;
-            if same && chunk.buffer.gap() == length {
-                chunk.buffer.fill_gap(&bytes);
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_group(self: &Rc<Self>, group: GroupWrite) -> io::Result<()> {
-        let GroupWrite {
-            segment,
-            parts,
-            position,
-            end,
-            end_offset,
-        } = group;
-        let dir = self.dir();
-        let file = segment.writer(&self.context.disk, &dir).await?;
-        let file_end = u64::from(end).next_multiple_of(BLOCK as u64);
-        self.reserve_space(&segment, &file, file_end).await;
-        file.write_at(parts, u64::from(position)).await?;
-        segment.allocated.set(segment.allocated.get().max(file_end));
-        segment.written.set(end);
-        let settings = self.settings();
-        let counts_when_written =
-            settings.durability() != Durability::Synced || self.context.acknowledges_before_sync();
-        let sealed_and_written = {
-            let mut state = self.state.borrow_mut();
-            state.written_end = end_offset;
-            if counts_when_written {
-                state.durable_end = end_offset;
-            }
-            segment.is_written() && !Rc::ptr_eq(&segment, state.active())
-        };
-        self.context.budget.evict();
-        self.wake_waiters();
-        self.notify(LogEvent::Written);
-        if counts_when_written {
-            self.notify(LogEvent::Durable);
-        }
-        self.kick_syncer();
-        if sealed_and_written {
-            self.kick_finisher();
-        }
-        Ok(())
-    }
-
-    /// Keeps the file ahead of the writer. Failing is no failure: the write itself will tell.
-    async fn reserve_space(self: &Rc<Self>, segment: &Rc<Segment>, file: &File, needed: u64) {
-        let settings = self.settings();
-        // The first write of a segment stands for itself: most partitions see few.
-        let full = u64::from(settings.segment_bytes).next_multiple_of(BLOCK as u64);
-        let step = if settings.preallocate {
-            full
-        } else if segment.written.get() == 0 && needed < ALLOCATION_MIN {
-            return;
-        } else {
-            needed
-                .next_power_of_two()
-                .clamp(ALLOCATION_MIN, ALLOCATION_MAX)
-        };
-        let target = (needed + step).min(full).max(needed);
-        if segment.allocated.get() < needed {
-            if self
-                .wait_until(|_| !segment.allocating.get())
-                .await
-                .is_err()
-            {
-                return;
-            }
-            if segment.allocated.get() < needed {
-                allocate(segment, file, target).await;
-            }
-        } else if segment.allocated.get() < needed + step / 2
-            && segment.allocated.get() < target
-            && !segment.allocating.replace(true)
-        {
-            let (log, segment, file) = (self.clone(), segment.clone(), file.clone());
-            (self.context.spawn)(Box::pin(async move {
-                allocate(&segment, &file, target).await;
-                segment.allocating.set(false);
-                log.wake_waiters();
-            }));
         }
     }
 
@@ -543,13 +317,6 @@ pub(super) async fn write_aborted(disk: &Disk, dir: &Path, segment: &Segment) ->
     };
     let path = segment_path(dir, segment.base, "txnindex");
     disk.write_file_synced(&path, &aborted).await
-}
-
-async fn allocate(segment: &Segment, file: &File, target: u64) {
-    let from = segment.allocated.get();
-    if target > from && file.allocate(from, target - from).await.is_ok() {
-        segment.allocated.set(segment.allocated.get().max(target));
-    }
 }
 
 /// Kafka's rule (LogSegment.shouldRoll): by size, by time since the first record, by full indexes, by

@@ -3,8 +3,8 @@
 //! offset and by time, and recovers after a crash. It never checks what producers may do, never
 //! answers clients, reads no clock, and belongs to one thread.
 //!
-//! In the order a batch meets them: `appender` (copy, group write, sync), `tail_cache` (the buffers
-//! written), `segment` (one file and its indexes), `reader`, `upkeep`, `retention`, `recovery`,
+//! In the order a batch meets them: `appender` (copy, sync), `tail_cache` (the buffers written),
+//! `writer` (group writes), `segment` (one file and its indexes), `reader`, `upkeep`, `retention`, `recovery`,
 //! `directory`.
 //! The other files are pure: formats and state.
 
@@ -28,6 +28,7 @@ mod tail_cache;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -43,6 +44,7 @@ use epochs::{EpochCache, EpochStart};
 use producers::ProducerStates;
 use segment::Segment;
 use tail_cache::Tail;
+use writer::Writing;
 
 pub use appender::Appended;
 pub use reader::FoundByTime;
@@ -52,6 +54,7 @@ pub use settings::Sabotage;
 pub use settings::{FlushPolicy, LogContext, LogSettings};
 pub use tail_cache::TailBudget;
 pub use time_index::TimestampOffset;
+pub use writer::WriteLimits;
 
 /// Why a log cannot do what it was asked. Clones of one failure are handed to all that wait.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -128,7 +131,7 @@ struct State {
     recovery_point: Offset,
     /// Sealed segments whose indexes and snapshot are not on disk yet, oldest first.
     unfinished: VecDeque<appender::Unfinished>,
-    writing: bool,
+    writing: Writing,
     syncing: bool,
     finishing: bool,
     /// Sync up to here whatever the flush policy says.
@@ -179,11 +182,7 @@ impl Log {
     /// Bytes appended and not yet written: above its limit a partition takes no more produces.
     pub fn backlog_bytes(&self) -> usize {
         let state = self.state.borrow();
-        let unwritten = state.segments.iter().rev();
-        unwritten
-            .map(|segment| (segment.size.get() - segment.written.get()) as usize)
-            .take_while(|bytes| *bytes > 0)
-            .sum()
+        state.bytes_behind(|segment| segment.written.get())
     }
 
     /// Writing does not keep up with appending: it is time to take no more.

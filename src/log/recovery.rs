@@ -16,6 +16,7 @@ use super::reader::Scanner;
 use super::segment::{Indexes, Segment};
 use super::tail_cache::Tail;
 use super::time_index::{TimeIndex, TimestampOffset};
+use super::writer::Writing;
 use super::{Log, LogContext, LogError, LogSettings, State, checkpoints, segment_path};
 use crate::ids::{Offset, TimestampMs};
 use crate::io::{Disk, Mode};
@@ -144,7 +145,7 @@ impl Opened {
             synced_end: end,
             recovery_point: self.recovery_point,
             unfinished: VecDeque::new(),
-            writing: false,
+            writing: Writing::default(),
             syncing: false,
             finishing: false,
             flush_target: end,

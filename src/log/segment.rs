@@ -18,6 +18,8 @@ pub(super) struct Segment {
     pub(super) next_offset: Cell<Offset>,
     /// Bytes of batches, as far as appended.
     pub(super) size: Cell<u32>,
+    /// Of these, handed to the device.
+    pub(super) issued: Cell<u32>,
     /// Of these, taken by the device.
     pub(super) written: Cell<u32>,
     /// Of these, on stable storage.
@@ -65,6 +67,7 @@ impl Segment {
             base,
             next_offset: Cell::new(base),
             size: Cell::new(0),
+            issued: Cell::new(0),
             written: Cell::new(0),
             synced: Cell::new(0),
             allocated: Cell::new(0),
@@ -103,6 +106,7 @@ impl Segment {
     /// The file holds exactly these bytes.
     pub(super) fn set_stored(&self, size: u32) {
         self.size.set(size);
+        self.issued.set(size);
         self.written.set(size);
         self.synced.set(size);
         self.allocated.set(u64::from(size));
@@ -138,8 +142,8 @@ impl Segment {
         }
         let path = segment_path(dir, self.base, "log");
         let file = disk.open(&path, Mode::Create).await?;
-        self.writer.replace(Some(file.clone()));
-        Ok(file)
+        // Another write may have opened it meanwhile.
+        Ok(self.writer.borrow_mut().get_or_insert(file).clone())
     }
 
     /// Lets go of the descriptors; what is in flight keeps its own.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 
-use super::TailBudget;
+use super::{TailBudget, WriteLimits};
 use crate::io::Disk;
 
 /// What "durable" means where `flush.messages` and `flush.ms` say nothing (`log.flush.policy`).
@@ -96,6 +96,7 @@ pub struct LogContext {
     pub disk: Disk,
     pub spawn: Spawn,
     pub budget: TailBudget,
+    pub writes: WriteLimits,
     /// `producer.id.expiration.ms`
     pub producer_id_expiration_ms: Rc<Cell<i64>>,
     #[cfg(feature = "simulation")]
@@ -120,6 +121,7 @@ impl LogContext {
             disk,
             spawn,
             budget,
+            writes: WriteLimits::default(),
             producer_id_expiration_ms: Rc::new(Cell::new(24 * 3_600_000)),
             #[cfg(feature = "simulation")]
             sabotage: Sabotage::None,

@@ -120,6 +120,16 @@ impl Chunk {
         self.batches[0].base_offset
     }
 
+    /// The offset behind the last batch that lies wholly below a position of the file.
+    pub(super) fn offset_behind(&self, position: u32) -> Option<Offset> {
+        let whole = |batch: &Placed| batch.position + batch.size <= position;
+        match self.batches.partition_point(whole) {
+            0 => None,
+            count if count == self.batches.len() => Some(self.next_offset),
+            count => Some(self.batches[count].base_offset),
+        }
+    }
+
     pub(super) fn slice(&self, from: u32, to: u32) -> Bytes {
         let start = (from - self.file_position) as usize;
         let end = (to - self.file_position) as usize;
@@ -208,8 +218,14 @@ impl Tail {
         });
     }
 
-    pub(super) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
-        self.chunks.iter()
+    /// The chunks with bytes that are not `done`, which says how far it has come in a segment.
+    pub(super) fn chunks_behind(
+        &self,
+        done: impl Fn(&Segment) -> u32,
+    ) -> impl Iterator<Item = &Chunk> {
+        let newest_first = self.chunks.iter().rev();
+        let behind = newest_first.take_while(|chunk| done(&chunk.segment) < chunk.end());
+        self.chunks.iter().skip(self.chunks.len() - behind.count())
     }
 
     pub(super) fn chunks_mut(&mut self) -> impl Iterator<Item = &mut Chunk> {

@@ -69,7 +69,7 @@ impl Log {
     async fn trim(self: &Rc<Self>) -> Result<(), LogError> {
         let active = {
             let mut state = self.state.borrow_mut();
-            state.writing = true; // Keeps the writer out of the file while it is cut.
+            state.writing.hold(); // While the file is cut.
             state.tail.clear();
             state.active().clone()
         };
@@ -87,12 +87,12 @@ impl Log {
         for segment in &self.state.borrow().segments {
             segment.close_files();
         }
-        self.state.borrow_mut().writing = false;
+        self.state.borrow_mut().writing.release();
         if let Err(error) = &result {
             self.go_offline(error.clone());
         }
         self.wake_waiters();
-        self.kick_writer();
+        self.begin_writes();
         result
     }
 
@@ -184,6 +184,7 @@ impl Log {
 impl super::State {
     /// No write, sync, finishing or reservation of space is under way.
     pub(super) fn is_at_rest(&self) -> bool {
-        !(self.writing || self.syncing || self.finishing || self.active().allocating.get())
+        self.writing.is_at_rest()
+            && !(self.syncing || self.finishing || self.active().allocating.get())
     }
 }

@@ -12,7 +12,7 @@ use coati::io::simulated::{Executor, SimulatedDisk};
 use coati::log::checkpoints::{LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, format_offsets};
 use coati::log::directory;
 use coati::log::{
-    FlushPolicy, Log, LogContext, LogError, LogSettings, Opening, Sabotage, TailBudget,
+    FlushPolicy, Log, LogContext, LogError, LogSettings, Opening, Sabotage, TailBudget, WriteLimits,
 };
 use coati::protocol::Records;
 
@@ -128,6 +128,14 @@ impl World {
         let mut context = LogContext::new(disk, executor.spawner(), budget);
         context.producer_id_expiration_ms.set(i64::MAX);
         context.sabotage = self.sabotage;
+        if self.random.chance(3, 4) {
+            // With the real sizes hardly any simulated batch would be written beside another.
+            context.writes = WriteLimits {
+                most_bytes: 1 << (12 + self.random.below(7)),
+                least_bytes_beside: 1 << self.random.below(15),
+                in_flight: 1 + self.random.below(5) as usize,
+            };
+        }
         context
     }
 
@@ -443,10 +451,11 @@ impl World {
                 model.gone
             ));
         }
-        // Without syncs, deleted records may be remembered longer than the records.
+        // Without syncs, deleted records may be remembered longer than the records; an earlier deletion
+        // instead of the last.
         let relaxed = self.settings.flush_policy == FlushPolicy::Os;
         let empty = log.start_offset() == recovered && log.producers().borrow().is_empty();
-        if relaxed && empty && recovered == model.start {
+        if relaxed && empty && recovered <= model.start {
             model.begin_at(recovered);
         } else {
             model.truncate(recovered);
