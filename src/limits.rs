@@ -48,9 +48,6 @@ pub const RECEIVE_BYTES: usize = 64 << 10;
 /// The most that it asks for when its peer fills whatever it has.
 pub const RECEIVE_BYTES_MAX: usize = 512 << 10;
 
-/// What a connection's read buffer may keep while it waits for a request.
-pub const RECEIVE_BYTES_IDLE_MAX: usize = RECEIVE_BYTES;
-
 /// Pieces that one send hands to the kernel.
 pub const SEND_SLICES_MAX: usize = 64;
 

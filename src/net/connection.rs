@@ -225,7 +225,6 @@ impl Connection {
                 return self.ended();
             }
             self.last_active.set(clock::now());
-            glommio::yield_if_needed().await;
         }
     }
 
@@ -253,31 +252,25 @@ impl Connection {
             if self.closing.get() {
                 return Ok(false);
             }
-            {
-                let mut received = self.received.borrow_mut();
-                frame::reserve(&mut received, max, self.receive_bytes.get());
-                let room = received.capacity() - received.len();
-                match self.socket.try_receive(&mut received)? {
-                    Some(bytes) => {
-                        let next = frame::next_receive(self.receive_bytes.get(), bytes, room);
-                        self.receive_bytes.set(next);
-                        self.requests.on_received(bytes);
-                        return Ok(bytes > 0);
-                    }
-                    None if received.is_empty()
-                        && received.capacity() > limits::RECEIVE_BYTES_IDLE_MAX =>
-                    {
-                        *received = BytesMut::new();
-                    }
-                    None => {}
-                }
-            }
+            // Asked of the kernel even when there may be more: while a stream never pauses, nothing else would let
+            // the executor look at what has completed meanwhile.
             let readable = std::pin::pin!(self.socket.readable());
             let closing = std::pin::pin!(self.closing());
             if let futures::future::Either::Left((ready, _)) =
                 futures::future::select(readable, closing).await
             {
                 ready?;
+            }
+            {
+                let mut received = self.received.borrow_mut();
+                frame::reserve(&mut received, max, self.receive_bytes.get());
+                let room = received.capacity() - received.len();
+                if let Some(bytes) = self.socket.try_receive(&mut received)? {
+                    let next = frame::next_receive(self.receive_bytes.get(), bytes, room);
+                    self.receive_bytes.set(next);
+                    self.requests.on_received(bytes);
+                    return Ok(bytes > 0);
+                }
             }
         }
     }
