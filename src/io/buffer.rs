@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::copy::copy;
+
 /// What direct I/O aligns to: positions, lengths and memory.
 pub const BLOCK: usize = 4096;
 
@@ -220,11 +222,7 @@ impl AppendBuffer {
         // SAFETY: in bounds (callers asserted), and no slice covers these bytes: slices end at
         // `shared` and start after the gap, writes go above the first or into the second.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                bytes.as_ptr(),
-                self.allocation.start().add(at),
-                bytes.len(),
-            );
+            copy(bytes.as_ptr(), self.allocation.start().add(at), bytes.len());
         }
     }
 }

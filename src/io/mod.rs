@@ -7,6 +7,7 @@
 
 pub mod buffer;
 pub mod clock;
+mod copy;
 pub mod disk;
 pub mod entropy;
 pub mod file;
