@@ -16,6 +16,7 @@ use super::checkpoints::FormatError;
 use super::transaction_index::AbortedTransaction;
 use crate::ids::{Offset, ProducerId, TimestampMs};
 use crate::protocol::batch::{self, Batch, BatchError, BatchHeader, ControlType};
+use crate::protocol::crc32c;
 
 /// Kafka caches as many batches a producer, because a producer may have as many requests in flight.
 pub const BATCHES_CACHED: usize = 5;
@@ -623,7 +624,7 @@ impl ProducerStates {
             };
             bytes.extend_from_slice(entry.as_bytes());
         }
-        let crc = crc32c::crc32c(&bytes[SNAPSHOT_CRC_FROM..]);
+        let crc = crc32c(&bytes[SNAPSHOT_CRC_FROM..]);
         bytes[2..SNAPSHOT_CRC_FROM].copy_from_slice(&crc.to_be_bytes());
         bytes
     }
@@ -643,7 +644,7 @@ impl ProducerStates {
                 expected: SNAPSHOT_VERSION.into(),
             });
         }
-        let computed = crc32c::crc32c(&bytes[SNAPSHOT_CRC_FROM..]);
+        let computed = crc32c(&bytes[SNAPSHOT_CRC_FROM..]);
         if head.crc.get() != computed {
             return Err(FormatError::Checksum {
                 stored: head.crc.get(),

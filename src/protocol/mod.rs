@@ -7,6 +7,7 @@ pub mod compression;
 pub mod error_code;
 pub mod header;
 
+mod checksum;
 mod parts;
 mod reader;
 mod str;
@@ -21,6 +22,7 @@ mod generator;
 #[cfg(test)]
 mod round_trip;
 
+pub use checksum::crc32c;
 pub use error_code::ErrorCode;
 pub use header::{RequestHeader, read_request_header, write_response_header};
 pub use parts::{Part, Records};

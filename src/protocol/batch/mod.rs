@@ -16,6 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 
+use super::checksum::crc32c;
 use super::compression::{Codec, CompressionError};
 
 /// Bytes ahead of the records.
@@ -419,7 +420,7 @@ pub fn views(bytes: &[u8]) -> impl Iterator<Item = Result<BatchView<'_>, BatchEr
 /// When `batch` is shorter than a header.
 pub fn verify_crc(batch: &[u8]) -> Result<(), BatchError> {
     let header = BatchHeader::peek(batch).expect("a whole batch");
-    let (stated, actual) = (header.crc(), crc32c::crc32c(&batch[CRC_START..]));
+    let (stated, actual) = (header.crc(), crc32c(&batch[CRC_START..]));
     if stated == actual {
         Ok(())
     } else {
@@ -486,6 +487,6 @@ pub fn repack(header: &BatchHeader, codec: Codec, payload: &[u8]) -> Vec<u8> {
 
 /// Makes the CRC of one whole batch anew.
 fn seal(batch: &mut [u8]) {
-    let crc = crc32c::crc32c(&batch[CRC_START..]);
+    let crc = crc32c(&batch[CRC_START..]);
     header_mut(batch).crc.set(crc);
 }
