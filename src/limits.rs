@@ -54,8 +54,8 @@ pub const SEND_SLICES_MAX: usize = 64;
 /// Bytes moved between two looks at whether others should run.
 pub const YIELD_BYTES: usize = 256 << 10;
 
-/// Bytes that one cold read brings from the disk at a time.
-pub const COLD_READ_BYTES: usize = 1 << 20;
+/// Bytes that one cold read brings from the disk at a time: a write that comes meanwhile waits so long.
+pub const COLD_READ_BYTES: usize = 256 << 10;
 
 /// As little as one cold read brings, for a peer that takes little at a time.
 pub const COLD_READ_BYTES_LEAST: usize = 64 << 10;

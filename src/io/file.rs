@@ -117,18 +117,21 @@ impl File {
     /// Makes later reads come from the device: after a failed sync the page cache may still hold what
     /// the device has lost.
     pub fn forget_cached(&self) {
+        self.advise(libc::POSIX_FADV_DONTNEED);
+    }
+
+    /// Reads bring what they ask for and nothing ahead of it: the megabytes that a device's readahead
+    /// is allowed would stand between a write and the device for milliseconds.
+    pub fn read_nothing_ahead(&self) {
+        self.advise(libc::POSIX_FADV_RANDOM);
+    }
+
+    fn advise(&self, advice: i32) {
         match &self.0 {
             Kind::Real(file) => {
                 // SAFETY: a plain system call on an open descriptor; only advice, so its result says
                 // nothing of interest.
-                unsafe {
-                    libc::posix_fadvise(
-                        file.descriptor.as_raw_fd(),
-                        0,
-                        0,
-                        libc::POSIX_FADV_DONTNEED,
-                    )
-                };
+                unsafe { libc::posix_fadvise(file.descriptor.as_raw_fd(), 0, 0, advice) };
             }
             #[cfg(feature = "simulation")]
             Kind::Simulated(_) => {}

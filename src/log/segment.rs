@@ -131,6 +131,7 @@ impl Segment {
         }
         let path = segment_path(dir, self.base, "log");
         let file = disk.open(&path, Mode::Read).await?;
+        file.read_nothing_ahead();
         self.reader.replace(Some(file.clone()));
         Ok(file)
     }
