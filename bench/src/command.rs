@@ -380,6 +380,9 @@ impl Flags {
     }
 }
 
+/// What the names of the generator's threads begin with.
+pub const EXECUTOR_NAME: &str = "bench";
+
 impl BenchArgs {
     /// Runs what was asked for and prints its report. `prepare` runs on the executor, and its result makes a client of
     /// the cluster at an address.
@@ -393,7 +396,7 @@ impl BenchArgs {
         glommio::signal::block(&[libc::SIGINT, libc::SIGTERM])
             .map_err(|error| error.to_string())?;
         let executor = glommio::LocalExecutorBuilder::new(placement)
-            .name("bench")
+            .name(EXECUTOR_NAME)
             .preempt_timer(Duration::from_millis(1))
             .spawn(move || async move {
                 let connect = prepare();

@@ -33,4 +33,4 @@ mod verify;
 mod workload;
 
 pub use client::{Batch, Client, Connection};
-pub use command::{BenchArgs, Ended, INTERRUPTED_EXIT_CODE};
+pub use command::{BenchArgs, EXECUTOR_NAME, Ended, INTERRUPTED_EXIT_CODE};

@@ -13,6 +13,7 @@ use super::{Failure, Outcome as CommandOutcome};
 use crate::client::time::Attempts;
 use crate::client::{Answer, ClientError, Cluster, ClusterOptions, Connection, ConnectionOptions};
 use crate::ids::{Offset, ProducerId};
+use crate::io::heartbeat;
 use crate::protocol::batch::{self, BatchBuilder, RecordHeader};
 use crate::protocol::compression::Codec;
 use crate::protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -42,8 +43,9 @@ const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 
 pub fn run(args: coati_bench::BenchArgs) -> CommandOutcome {
-    let ended = args.run(|| {
-        crate::io::heartbeat::begin();
+    let watch = heartbeat::watch(coati_bench::EXECUTOR_NAME);
+    let ended = args.run(move || {
+        watch.begin();
         |bootstrap: &str| Client {
             bootstrap: bootstrap.to_owned(),
         }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Outcome;
 use crate::client::{Cluster, ClusterOptions};
+use crate::io::{heartbeat, process};
 
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
@@ -38,8 +39,9 @@ where
                 "cannot set up io_uring ({error}); the kernel must be 5.8 or later and allow it"
             )
         })?;
+    let watch = heartbeat::watch(process::thread_name());
     executor.run(async {
-        crate::io::heartbeat::begin();
+        watch.begin();
         let options = ClusterOptions {
             retry_for: Duration::from_secs(args.timeout),
             ..ClusterOptions::default()

@@ -87,6 +87,12 @@ impl FolderLock {
     }
 }
 
+/// What the kernel calls this thread.
+pub fn thread_name() -> String {
+    let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
 /// Wakes this process' threads of that name from the system calls they wait in; they are to go on as if nothing was.
 pub fn interrupt_threads(name_prefix: &str) -> io::Result<()> {
     extern "C" fn nothing(_signal: libc::c_int) {}
