@@ -5,6 +5,7 @@
 mod broker;
 mod interrupted;
 mod proxy;
+mod sink;
 
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use broker::Broker;
 use proxy::Proxy;
 use serde_json::Value;
+use sink::Sink;
 
 const FREEZE: Duration = Duration::from_millis(200);
 const FREEZE_MS: f64 = 200.0;
@@ -246,4 +248,44 @@ fn recorded_reports_compare_like_measured_ones(measured: &Value) {
         !refused.status.success() && reason.contains("differ"),
         "{reason}"
     );
+}
+
+/// What one core of the generator can do, in figures that a person compares: a test must not time.
+#[test]
+fn into_a_sink_the_generator_counts_what_arrives() {
+    let sink = Sink::bind();
+    let advertised = format!("advertised.listeners=PLAINTEXT://{}", sink.address);
+    let broker = Broker::start(1, &[&advertised]);
+    sink.run(broker.address);
+    let mut before = 0;
+    for (what, arguments) in [
+        (
+            "256 KiB requests",
+            "produce --batch 262144 --size 10000 --in-flight 16",
+        ),
+        ("small requests", "small"),
+        (
+            "256 KiB requests, 2,000 a second",
+            "produce --batch 262144 --size 260000 --rate 2000",
+        ),
+        ("small requests, 70,000 a second", "small --rate 70000"),
+    ] {
+        let report = bench(
+            &sink.address,
+            &format!("{arguments} --warm-up 0 --seconds 1"),
+        );
+        let arrived = sink.records() - before;
+        before += arrived;
+        // What was in flight or overdue at the end arrives, and is not counted.
+        let counted = number(&report, "/produced/total/records");
+        assert!(counted > 0.0 && counted <= arrived as f64, "{what}");
+        println!(
+            "{what}: {:.0} MB/s, {:.0} requests/s, {:.2} cores of the generator, acknowledged p50 {:.3} p99 {:.3} ms",
+            number(&report, "/produced/mb_per_second"),
+            number(&report, "/produced/requests_per_second"),
+            number(&report, "/generator_cores"),
+            number(&report, "/acknowledge/p50"),
+            number(&report, "/acknowledge/p99"),
+        );
+    }
 }
