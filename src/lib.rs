@@ -16,8 +16,14 @@ pub mod net;
 /// One file an API: from a request to its response.
 pub mod handler;
 
+/// The HTTP endpoint for those who run a broker: metrics, health, where time goes.
+pub mod admin;
+
 /// One core: its partitions, its connections, its way to the other cores; start and stop.
 pub mod shard;
+
+/// Where each core's time goes.
+pub mod stages;
 
 /// One partition: what clients may see of it, and when an append is acknowledged.
 pub mod partition;

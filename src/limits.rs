@@ -60,6 +60,12 @@ pub const COLD_READ_BYTES: usize = 256 << 10;
 /// As little as one cold read brings, for a peer that takes little at a time.
 pub const COLD_READ_BYTES_LEAST: usize = 64 << 10;
 
+/// Connections to the admin endpoint at one time; one too many is told so and closed.
+pub const ADMIN_CONNECTIONS_MAX: usize = 32;
+
+/// Partitions, and topics, that the metrics tell one by one; of more only the sums are told.
+pub const METRICS_PARTITIONS_MAX: usize = 20_000;
+
 /// The longest client id and topic name that a log line carries.
 pub const LOGGED_NAME_CHARS_MAX: usize = 249;
 

@@ -10,7 +10,8 @@ use crate::config::{self, ConfigFile, Sources};
 /// Start a broker.
 ///
 /// Without any argument it serves on 127.0.0.1:9092, keeps its data in ./coati-data and uses every core. SIGTERM or
-/// SIGINT stops it cleanly; a second one ends it at once.
+/// SIGINT stops it cleanly; a second one ends it at once. Metrics, health and where its time goes are served on
+/// http://127.0.0.1:9192 (/metrics, /healthz, /readyz, /debug/stages).
 #[derive(Debug, Args)]
 pub struct StartArgs {
     /// Configuration file: Kafka's server.properties by its ending, else TOML with the same setting names
@@ -32,6 +33,10 @@ pub struct StartArgs {
     /// Number of cores to use; all when not given
     #[arg(long, value_name = "N")]
     cores: Option<usize>,
+
+    /// Where metrics, health and timings are served over HTTP, to anybody who can connect; port 0 takes any that is free
+    #[arg(long, value_name = "HOST:PORT|off")]
+    admin: Option<String>,
 }
 
 pub fn run(args: StartArgs) -> Outcome {
@@ -52,6 +57,7 @@ fn sources(args: StartArgs) -> Result<Sources, Failure> {
         data_dir: data_dir.transpose()?,
         listen: args.listen,
         cores: args.cores,
+        admin: args.admin,
         overrides: args.overrides,
     })
 }

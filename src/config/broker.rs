@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{
-    ConfigError, DynamicConfigs, Layers, Listener, Settings, TopicConfig, Value, definitions,
+    AdminListener, ConfigError, DynamicConfigs, Layers, Listener, Settings, TopicConfig, Value,
+    admin, definitions,
     listener::{self, SecurityProtocol},
 };
 use crate::ids::BrokerId;
@@ -20,6 +21,8 @@ pub struct BrokerConfig {
     pub data_dir: PathBuf,
     /// `None` uses every core.
     pub cores: Option<usize>,
+    /// `None` has no admin endpoint.
+    pub admin: Option<AdminListener>,
 
     pub num_partitions: i32,
     pub default_replication_factor: i16,
@@ -92,6 +95,10 @@ impl BrokerConfig {
             advertised_listeners,
             data_dir: data_dir(&values)?,
             cores: given.contains_key("cores").then(|| values.number("cores")),
+            admin: admin::parse(
+                &values.text("admin.listener").unwrap_or_default(),
+                given.contains_key("admin.listener"),
+            )?,
             num_partitions: values.number("num.partitions"),
             default_replication_factor: values.number("default.replication.factor"),
             auto_create_topics: values.truth("auto.create.topics.enable"),

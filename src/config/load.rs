@@ -31,6 +31,8 @@ pub struct Sources {
     pub listen: Option<String>,
     /// `--cores`
     pub cores: Option<usize>,
+    /// `--admin`
+    pub admin: Option<String>,
     /// `-o key=value`, in order; a later one wins.
     pub overrides: Vec<String>,
 }
@@ -80,6 +82,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     }
     if let Some(cores) = sources.cores {
         given.insert("cores".into(), cores.to_string());
+    }
+    if let Some(address) = &sources.admin {
+        given.insert("admin.listener".into(), address.clone());
     }
     for text in &sources.overrides {
         let (name, value) = text
@@ -304,6 +309,7 @@ mod tests {
             data_dir: Some("b".into()),
             listen: Some("0.0.0.0:1234".into()),
             cores: Some(2),
+            admin: Some("off".into()),
             overrides: vec!["num.partitions=4".into(), "num.partitions = 5".into()],
         };
         let config = load(&sources).unwrap().config;
@@ -311,6 +317,7 @@ mod tests {
         assert_eq!(config.data_dir.to_str(), Some("b"));
         assert_eq!(config.listeners[0].port, 1234);
         assert_eq!(config.cores, Some(2));
+        assert_eq!(config.admin, None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! take, where a running broker's values come from, and how DescribeConfigs tells them. It reads
 //! no file and no environment; the command line hands it text.
 
+mod admin;
 mod broker;
 mod definition;
 pub mod definitions;
@@ -12,6 +13,7 @@ mod load;
 mod properties;
 pub mod topic;
 
+pub use admin::AdminListener;
 pub use broker::BrokerConfig;
 pub use definition::{Definition, Importance, Kind, UpdateMode, Value};
 pub use layers::{DynamicConfigs, Layers};

@@ -15,6 +15,7 @@ use crate::ids::{Offset, TimestampMs};
 use crate::io::{Disk, clock};
 use crate::log::Log;
 use crate::protocol::Str;
+use crate::stages::tasks::{self, Task};
 
 /// Whole snapshots that stay: should the newest be unreadable, the log still reaches back to the one before.
 const KEPT: usize = 2;
@@ -111,7 +112,7 @@ impl Checkpoints {
         self.bytes.set(0);
         let (disk, folder, log) = (self.disk.clone(), self.folder.clone(), self.log.clone());
         let (image, is_writing) = (image.clone(), self.is_writing.clone());
-        glommio::spawn_local(async move {
+        tasks::spawn(Task::CONTROLLER, async move {
             match store(&disk, &folder, &image, timestamp).await {
                 Ok(needed_from) => {
                     info!(offset = image.offset, "metadata snapshot written");

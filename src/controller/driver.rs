@@ -20,6 +20,7 @@ use crate::ids::{LeaderEpoch, TimestampMs};
 use crate::io::{clock, entropy};
 use crate::log::{Log, LogError, LogEvent};
 use crate::partition::waiting::{Acknowledgement, DelayedProduces};
+use crate::stages::tasks::{self, Task};
 
 /// Hands an image, and what is new in it, to every core; resolves when all of them have it.
 pub type Publish =
@@ -74,7 +75,7 @@ impl ControllerDriver {
         let (stored, incoming) = mpsc::unbounded();
         let pending: Rc<Cell<usize>> = Rc::default();
         let applying = apply_in_order(publish, image, incoming, pending.clone(), checkpoints);
-        glommio::spawn_local(applying).detach();
+        tasks::spawn(Task::CONTROLLER, applying).detach();
         Rc::new(ControllerDriver {
             machine: RefCell::new(machine),
             log,

@@ -24,6 +24,8 @@ use crate::protocol::messages::fetch_response::{
 use crate::protocol::{ErrorCode, Records, Uuid};
 use crate::shard::Shard;
 use crate::shard::routes::shard_of;
+use crate::stages::Stage;
+use crate::stages::timing::{Spent, Stopwatch};
 
 /// Isolation level that hides what transactions have not committed.
 const READ_COMMITTED: i8 = 1;
@@ -50,7 +52,7 @@ struct Patience {
 
 pub async fn serve(
     context: Rc<Context>,
-    header: Header,
+    mut header: Header,
     request: FetchRequest,
 ) -> Result<Option<Frame>, Malformed> {
     let shard = &context.shard;
@@ -81,7 +83,11 @@ pub async fn serve(
     };
     let (reads, unknown) = plan(shard, &request, &session.wanted, by_id, memory_max);
     let mut answers = if unknown.is_empty() {
-        read_where_it_is_near(shard, reads, patience).await
+        let timed = header.timing.is_on();
+        let (answers, spent) = read_where_it_is_near(shard, reads, patience, timed).await;
+        let stages = [Stage::Fetch, Stage::Wait];
+        header.timing.pass_spent(stages, [spent].into_iter());
+        answers
     } else {
         read_all(shard, &reads).await
     };
@@ -95,10 +101,12 @@ pub async fn serve(
     let failed = partitions.iter().any(|partition| partition.error_code != 0);
     let max_bytes = max_bytes(shard, &request);
     bound_bytes(&mut partitions, &session.wanted, max_bytes, memory_max);
+    count(shard, &partitions, &session.wanted, by_id);
     let mut response = shard
         .fetch_sessions
         .borrow_mut()
         .respond(session, partitions, by_id);
+    header.timing.pass(Stage::Fetch);
     if failed {
         let (image, version) = (shard.image(), header.version());
         leader_hints::add_to_fetch(&image, &context.listener, version, &mut response);
@@ -201,7 +209,8 @@ async fn read_where_it_is_near(
     shard: &Rc<Shard>,
     reads: Vec<Read>,
     patience: Patience,
-) -> Vec<(usize, Answer)> {
+    timed: bool,
+) -> (Vec<(usize, Answer)>, Spent) {
     let mut targets = reads.iter().map(|read| target(shard, read));
     let first = targets.next();
     match first {
@@ -209,11 +218,14 @@ async fn read_where_it_is_near(
             shard
                 .mesh
                 .call_while_held(shard, target, move |shard| {
-                    read_until_enough(shard, reads, patience)
+                    read_until_enough(shard, reads, patience, Stopwatch::begin(timed, true))
                 })
                 .await
         }
-        _ => read_until_enough(shard.clone(), reads, patience).await,
+        _ => {
+            let stopwatch = Stopwatch::begin(timed, false);
+            read_until_enough(shard.clone(), reads, patience, stopwatch).await
+        }
     }
 }
 
@@ -221,9 +233,11 @@ async fn read_until_enough(
     shard: Rc<Shard>,
     reads: Vec<Read>,
     patience: Patience,
-) -> Vec<(usize, Answer)> {
+    mut stopwatch: Stopwatch,
+) -> (Vec<(usize, Answer)>, Spent) {
     loop {
         let answers = read_all(&shard, &reads).await;
+        stopwatch.pass(0);
         let bytes: usize = answers
             .iter()
             .flat_map(|(_, answer)| answer)
@@ -236,15 +250,16 @@ async fn read_until_enough(
         });
         let left = patience.deadline.saturating_duration_since(clock::now());
         if missing == 0 || failed || reads.is_empty() || left.is_zero() || shard.stopping() {
-            return answers;
+            return (answers, stopwatch.spent());
         }
         let timed_out = {
             let more = std::pin::pin!(wait_for_bytes(&shard, &reads, &answers, missing));
             let timer = std::pin::pin!(glommio::timer::sleep(left));
             matches!(select(more, timer).await, Either::Right(_))
         };
+        stopwatch.pass(1);
         if timed_out {
-            return answers;
+            return (answers, stopwatch.spent());
         }
     }
 }
@@ -408,6 +423,27 @@ fn bound_bytes(
             left = left.saturating_sub(length);
             memory_left = memory_left.saturating_sub(memory);
             first = false;
+        }
+    }
+}
+
+/// Tells the metrics what the response holds.
+fn count(shard: &Shard, partitions: &[PartitionData], wanted: &[Wanted], by_id: bool) {
+    for (partition, wanted) in partitions.iter().zip(wanted) {
+        if partition.error_code != ErrorCode::None.code() {
+            shard.traffic.on_failed_fetch();
+        }
+        let bytes = partition.records.as_ref().map_or(0, Records::len);
+        if bytes == 0 {
+            continue;
+        }
+        let topic_id = if by_id {
+            Some(wanted.topic_id)
+        } else {
+            shard.image().topic(&wanted.topic).map(|topic| topic.id)
+        };
+        if let Some(topic_id) = topic_id {
+            shard.traffic.on_fetched(topic_id, bytes);
         }
     }
 }

@@ -35,6 +35,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 use crate::ids::PartitionIndex;
+use crate::io::clock::Ticks;
 use crate::limits::LOGGED_NAME_CHARS_MAX;
 use crate::net::budget::ResponseAccount;
 use crate::net::responses::Frame;
@@ -44,6 +45,8 @@ use crate::protocol::{
     DecodeError, EncodeError, ErrorCode, Message, Reader, Request, Str, Uuid, Writer, api,
 };
 use crate::shard::Shard;
+use crate::stages::Stage;
+use crate::stages::timing::Timing;
 
 /// A request that cannot be answered: its connection is closed.
 #[derive(Debug, thiserror::Error)]
@@ -107,12 +110,22 @@ pub enum Begun {
 pub struct Header {
     fields: RequestHeader,
     body: Reader,
+    timing: Timing,
 }
 
 impl Header {
     /// Whether the request waits for what its connection produced before.
     pub fn runs_alone(&self) -> bool {
         !matches!(self.fields.api_key, ProduceRequest::KEY | FetchRequest::KEY)
+    }
+
+    /// The request begins, which came whole with the receive that ended then.
+    pub fn on_begin(&mut self, received: Option<Ticks>) {
+        self.timing = Timing::begin(self.fields.api_key, received);
+    }
+
+    pub fn api_key(&self) -> i16 {
+        self.fields.api_key
     }
 
     pub fn version(&self) -> i16 {
@@ -145,11 +158,11 @@ impl Header {
     }
 
     /// Frames a response to this request.
-    fn respond<M: Message>(&self, response: &M) -> Result<Frame, Malformed> {
+    fn respond<M: Message>(&mut self, response: &M) -> Result<Frame, Malformed> {
         self.respond_as(response, self.fields.api_version)
     }
 
-    fn respond_as<M: Message>(&self, response: &M, version: i16) -> Result<Frame, Malformed> {
+    fn respond_as<M: Message>(&mut self, response: &M, version: i16) -> Result<Frame, Malformed> {
         let key = self.fields.api_key;
         let mut writer = Writer::frame();
         header::write_response_header(&mut writer, key, version, self.fields.correlation_id);
@@ -163,6 +176,7 @@ impl Header {
         Ok(Frame {
             length: writer.len(),
             parts: writer.finish(),
+            timing: std::mem::take(&mut self.timing),
         })
     }
 }
@@ -171,7 +185,11 @@ impl Header {
 pub fn header(request: &Bytes) -> Result<Header, Malformed> {
     let mut body = Reader::new(request.clone());
     let fields = header::read_request_header(&mut body).map_err(Malformed::Header)?;
-    Ok(Header { fields, body })
+    Ok(Header {
+        fields,
+        body,
+        timing: Timing::default(),
+    })
 }
 
 /// Begins a request. What decides its place in an order has happened when this returns.
@@ -211,6 +229,7 @@ pub fn begin(
         }
         FetchRequest::KEY => {
             let request = header.body()?;
+            header.timing.pass(Stage::Decode);
             Ok(Begun::Fetch(
                 fetch::serve(context, header, request).boxed_local(),
             ))
@@ -263,6 +282,8 @@ where
     F: Future<Output = R::Response>,
 {
     let request = header.body()?;
+    header.timing.pass(Stage::Decode);
     let response = handle(context, request, header.version()).await;
+    header.timing.pass(Stage::Handle);
     header.respond(&response).map(Some)
 }

@@ -25,6 +25,8 @@ use crate::protocol::messages::produce_response::{
 use crate::protocol::{ErrorCode, Str, Uuid};
 use crate::shard::Shard;
 use crate::shard::routes::shard_of;
+use crate::stages::Stage;
+use crate::stages::timing::{Spent, Stopwatch};
 
 /// Where a partition's answer belongs: position of its topic and of itself in the request.
 type Place = (usize, usize);
@@ -39,7 +41,7 @@ struct Append {
 }
 
 /// Orders the request's batches, and answers when they are acknowledged.
-pub fn begin(context: &Rc<Context>, header: Header, request: ProduceRequest) -> Response {
+pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest) -> Response {
     let acks = match request.acks {
         0 => Acks::None,
         1 => Acks::Leader,
@@ -98,24 +100,31 @@ pub fn begin(context: &Rc<Context>, header: Header, request: ProduceRequest) -> 
             }
         }
     }
+    header.timing.pass(Stage::Decode);
+    let (origin, timed) = (shard.id, header.timing.is_on());
     let ordered: Vec<_> = appends
         .into_iter()
         .map(|(target, appends)| {
-            shard
-                .mesh
-                .call(shard, target, move |shard| append_all(shard, appends, acks))
+            shard.mesh.call(shard, target, move |shard| {
+                let stopwatch = Stopwatch::begin(timed, shard.id != origin);
+                append_all(shard, appends, acks, stopwatch)
+            })
         })
         .collect();
     let timeout = Duration::from_millis(request.timeout_ms.max(0) as u64);
     finish(context.clone(), header, response, ordered, acks, timeout).boxed_local()
 }
 
+/// What one core answers, and what it spent on appending and acknowledging.
+type Appended = (Vec<(Place, PartitionProduceResponse)>, Spent);
+
 /// Appends at once; the future waits for the acknowledgements of all together.
 fn append_all(
     shard: Rc<Shard>,
     appends: Vec<Append>,
     acks: Acks,
-) -> impl Future<Output = Vec<(Place, PartitionProduceResponse)>> {
+    mut stopwatch: Stopwatch,
+) -> impl Future<Output = Appended> {
     let now = clock::wall_ms();
     let mut waiting = Vec::with_capacity(appends.len());
     for append in appends {
@@ -129,6 +138,7 @@ fn append_all(
         };
         waiting.push((append.place, index, produced));
     }
+    stopwatch.pass(0);
     async move {
         let mut answers = Vec::with_capacity(waiting.len());
         for (place, index, produced) in waiting {
@@ -152,17 +162,21 @@ fn append_all(
                 }
                 Err(rejection) => rejection.write(&mut answer),
             }
+            if answer.error_code != ErrorCode::None.code() {
+                shard.traffic.on_failed_produce();
+            }
             answers.push((place, answer));
         }
-        answers
+        stopwatch.pass(1);
+        (answers, stopwatch.spent())
     }
 }
 
 async fn finish(
     context: Rc<Context>,
-    header: Header,
+    mut header: Header,
     mut response: ProduceResponse,
-    ordered: Vec<impl Future<Output = Vec<(Place, PartitionProduceResponse)>> + 'static>,
+    ordered: Vec<impl Future<Output = Appended> + 'static>,
     acks: Acks,
     timeout: Duration,
 ) -> Result<Option<Frame>, Malformed> {
@@ -178,11 +192,15 @@ async fn finish(
     };
     match answers {
         Some(answers) => {
-            for (place, answer) in answers.into_iter().flatten() {
+            let spent = answers.iter().map(|(_, spent)| *spent);
+            let stages = [Stage::Append, Stage::Commit];
+            header.timing.pass_spent(stages, spent);
+            for (place, answer) in answers.into_iter().flat_map(|(answers, _)| answers) {
                 *slot(&mut response, place) = answer;
             }
         }
         None => {
+            header.timing.pass(Stage::Commit);
             for topic in &mut response.responses {
                 for partition in &mut topic.partition_responses {
                     if partition.error_code == ErrorCode::None.code() {
@@ -200,7 +218,10 @@ async fn finish(
         .find(|partition| partition.error_code != ErrorCode::None.code())
         .map(|partition| ErrorCode::from_code(partition.error_code));
     match (failed, acks) {
-        (None, Acks::None) => Ok(None),
+        (None, Acks::None) => {
+            header.timing.finish();
+            Ok(None)
+        }
         (Some(error), Acks::None) => Err(Malformed::Unacknowledged(error.name())),
         (None, _) => header.respond(&response).map(Some),
         (Some(_), _) => {
@@ -255,7 +276,7 @@ fn refused_transaction(request: &ProduceRequest) -> Option<ErrorCode> {
     })
 }
 
-fn refuse_all(header: Header, request: ProduceRequest, error: ErrorCode) -> Response {
+fn refuse_all(mut header: Header, request: ProduceRequest, error: ErrorCode) -> Response {
     let mut response = outline(&request);
     for topic in &mut response.responses {
         for partition in &mut topic.partition_responses {

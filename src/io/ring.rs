@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures::future::LocalBoxFuture;
 use io_uring::{IoUring, opcode, squeue, types};
 
 /// Operations the kernel has at one time; further ones wait in memory, which their callers bound.
@@ -27,13 +28,20 @@ thread_local! {
 /// Sets up this thread's ring and the tasks that drive it. Call once on each glommio executor,
 /// before any [`crate::io::Disk`] is used there.
 pub fn init_thread() -> io::Result<()> {
+    init_thread_with(|task| {
+        glommio::spawn_local(task).detach();
+    })
+}
+
+/// As [`init_thread`], with the tasks spawned by the caller.
+pub fn init_thread_with(spawn: impl Fn(LocalBoxFuture<'static, ()>)) -> io::Result<()> {
     let ring = Rc::new(Ring::new()?);
     RING.set(Some(ring.clone()));
     super::heartbeat::begin();
     let events = glommio::io::PollableFd::new(ring.events.clone())
         .map_err(|error| io::Error::other(error.to_string()))?;
-    glommio::spawn_local(reap_when_woken(ring.clone(), events)).detach();
-    glommio::spawn_local(submit_each_turn(ring)).detach();
+    spawn(Box::pin(reap_when_woken(ring.clone(), events)));
+    spawn(Box::pin(submit_each_turn(ring)));
     Ok(())
 }
 

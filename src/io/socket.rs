@@ -265,6 +265,11 @@ impl Socket {
         ready > 0
     }
 
+    /// Sends nothing more; what the peer sends is still received.
+    pub fn end_sending(&self) {
+        let _gone_already = self.fd.get_ref().shutdown(std::net::Shutdown::Write);
+    }
+
     /// Ends both directions, so that whoever waits on this socket wakes up.
     pub fn shutdown(&self) {
         let _gone_already = self.fd.get_ref().shutdown(std::net::Shutdown::Both);

@@ -13,6 +13,7 @@ use super::time_index::TimestampOffset;
 use super::{Log, LogError, LogEvent, LogSettings, State, checkpoints, segment_path};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
 use crate::io::{Disk, Mode};
+use crate::stages::{self, Stage};
 
 /// Where an appended batch lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -187,7 +188,9 @@ impl Log {
         let upto = segment.written.get();
         let dir = self.dir();
         let file = segment.writer(&self.context.disk, &dir).await?;
+        let began = stages::begin();
         file.sync_data().await?;
+        stages::end(Stage::Sync, began);
         if !segment.name_durable.get() {
             self.sync_names().await?;
             segment.name_durable.set(true);

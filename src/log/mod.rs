@@ -179,6 +179,10 @@ impl Log {
         sizes.sum()
     }
 
+    pub fn segment_count(&self) -> usize {
+        self.state.borrow().segments.len()
+    }
+
     /// Bytes appended and not yet written: above its limit a partition takes no more produces.
     pub fn backlog_bytes(&self) -> usize {
         let state = self.state.borrow();

@@ -41,6 +41,10 @@ impl TailBudget {
         self.0.used.get()
     }
 
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
     /// More is unwritten than may be kept.
     pub fn is_exceeded(&self) -> bool {
         self.0.used.get() > self.0.limit

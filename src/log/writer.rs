@@ -14,6 +14,7 @@ use super::tail_cache::Chunk;
 use super::{Log, LogError, LogEvent, State};
 use crate::ids::Offset;
 use crate::io::{BLOCK, File};
+use crate::stages::{self, Stage};
 
 /// Space is reserved ahead of the writer in steps that grow with the segment, between these.
 const ALLOCATION_MIN: u64 = 64 << 10;
@@ -305,8 +306,11 @@ impl Log {
         let dir = self.dir();
         let file = segment.writer(&self.context.disk, &dir).await?;
         let file_end = u64::from(write.end).next_multiple_of(BLOCK as u64);
+        let began = stages::begin();
         self.reserve_space(segment, &file, file_end).await;
+        let began = stages::end(Stage::Reserve, began);
         file.write_at(parts, u64::from(write.position)).await?;
+        stages::end(Stage::Write, began);
         segment.allocated.set(segment.allocated.get().max(file_end));
         Ok(())
     }

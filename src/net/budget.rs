@@ -42,6 +42,10 @@ impl RequestBudget {
         self.used.get()
     }
 
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// A connection's part in it.
     pub fn account(self: &Rc<Self>) -> RequestAccount {
         RequestAccount {
@@ -186,6 +190,10 @@ impl ResponseBudget {
 
     pub fn used(&self) -> usize {
         self.used.get()
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     pub fn is_full(&self) -> bool {

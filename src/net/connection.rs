@@ -19,7 +19,7 @@ use futures::task::AtomicWaker;
 use tracing::debug;
 
 use crate::handler::{self, Begun, Malformed};
-use crate::io::clock;
+use crate::io::clock::{self, Ticks};
 use crate::io::socket::Socket;
 use crate::limits;
 use crate::net::budget::{RequestAccount, ResponseAccount};
@@ -28,6 +28,8 @@ use crate::net::responses::{Frame, Responses, SlotId};
 use crate::net::send;
 use crate::protocol::Str;
 use crate::shard::Shard;
+use crate::stages::tasks::{self, Task};
+use crate::stages::{self, Stage, timing};
 
 /// Why a connection ended before its peer wanted it.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,8 @@ pub struct Connection {
     received: RefCell<BytesMut>,
     /// What the next buffer holds.
     receive_bytes: Cell<usize>,
+    /// When the last receive ended, if it was timed.
+    received_at: Cell<Option<Ticks>>,
     requests: RequestAccount,
     response_memory: Rc<ResponseAccount>,
     produces: Cell<usize>,
@@ -90,6 +94,7 @@ impl Connection {
             responses: Responses::default(),
             received: RefCell::default(),
             receive_bytes: Cell::new(limits::RECEIVE_BYTES),
+            received_at: Cell::new(None),
             requests: shard.request_memory.account(),
             response_memory: Rc::new(shard.response_memory.account()),
             produces: Cell::new(0),
@@ -105,7 +110,7 @@ impl Connection {
 
     /// Serves the connection until either side ends it.
     pub async fn serve(self: Rc<Self>, shard: Rc<Shard>) {
-        let sender = glommio::spawn_local(self.clone().send_responses());
+        let sender = tasks::spawn(Task::SEND, self.clone().send_responses());
         let read = self.clone().read_requests(&shard).await;
         self.responses.close();
         match read {
@@ -265,7 +270,10 @@ impl Connection {
                 let mut received = self.received.borrow_mut();
                 frame::reserve(&mut received, max, self.receive_bytes.get());
                 let room = received.capacity() - received.len();
+                let began = timing::before_receive();
                 if let Some(bytes) = self.socket.try_receive(&mut received)? {
+                    self.received_at
+                        .set(began.map(|began| stages::end(Stage::Read, began)));
                     let next = frame::next_receive(self.receive_bytes.get(), bytes, room);
                     self.receive_bytes.set(next);
                     self.requests.on_received(bytes);
@@ -287,11 +295,13 @@ impl Connection {
     ) -> Result<(), ConnectionError> {
         let bytes = frame::LENGTH_BYTES + request.len();
         self.requests.on_begun(bytes);
-        let header = handler::header(&request)?;
+        let mut header = handler::header(&request)?;
         if header.runs_alone() {
             self.wait_until(|connection, _| connection.produces.get() == 0)
                 .await;
         }
+        header.on_begin(self.received_at.get());
+        let task = Task::of_api(header.api_key());
         let slot = self.responses.take_slot();
         let begun = match handler::begin(context, header, request) {
             Ok(begun) => begun,
@@ -302,7 +312,7 @@ impl Connection {
         };
         match begun {
             Begun::Alone(response) => {
-                let result = response.await;
+                let result = tasks::watched(task, response).await;
                 self.complete(slot, bytes, result)?;
             }
             Begun::Produce(response) => {
@@ -320,7 +330,8 @@ impl Connection {
                 let (response, handle) = abortable(response);
                 self.fetches.borrow_mut().insert(slot, handle);
                 glommio::spawn_local(async move {
-                    let result = response.await.unwrap_or(Ok(None));
+                    let result = tasks::watched(task, response).await;
+                    let result = result.unwrap_or(Ok(None));
                     connection.fetches.borrow_mut().remove(&slot);
                     connection.complete_or_end(&context.shard, slot, bytes, result);
                 })
@@ -412,7 +423,7 @@ impl Connection {
                 broken = true;
                 self.end();
             }
-            frames.clear();
+            timing::finish_all(frames.drain(..).map(|frame| frame.timing));
             self.responses.sent(bytes);
             self.response_memory.give_back(memory);
             self.last_active.set(clock::now());

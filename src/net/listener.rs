@@ -13,6 +13,7 @@ use crate::net::live;
 use crate::net::seats::{NoSeat, Seat};
 use crate::protocol::Str;
 use crate::shard::Shard;
+use crate::stages::tasks::{self, Task};
 
 /// Accepting goes wrong for a while when descriptors or memory have run out; trying again at once only burns the core.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -76,7 +77,7 @@ fn begin(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, s
         warn!(%peer, %error, "socket buffers keep the kernel's sizes");
     }
     let connection = Connection::new(&shard, socket, peer, listener);
-    glommio::spawn_local(async move {
+    tasks::spawn(Task::RECEIVE, async move {
         live::serve(shard, connection).await;
         drop(seat);
     })

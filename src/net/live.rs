@@ -8,9 +8,12 @@ use std::time::Duration;
 use crate::io::clock;
 use crate::net::connection::Connection;
 use crate::shard::Shard;
+use crate::stages::timing;
 
 /// How often a core looks at its connections for what time alone brings about.
 const SWEEP: Duration = Duration::from_millis(500);
+
+const _: () = assert!(SWEEP.as_millis() as u64 * timing::TICKS_PER_SECOND == 1000);
 
 /// At a stop, a peer that takes nothing of its answers for so long is not waited for.
 const STUCK: Duration = Duration::from_secs(1);
@@ -38,6 +41,7 @@ pub async fn sweep(shard: Rc<Shard>) {
     let idle = idle.map(Duration::from_millis);
     while !shard.stopping() {
         glommio::timer::sleep(SWEEP).await;
+        timing::on_tick();
         let now = clock::now();
         for connection in all() {
             connection.sweep(&shard, now, idle);

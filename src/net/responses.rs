@@ -10,12 +10,15 @@ use futures::task::AtomicWaker;
 
 use crate::limits::{RESPONSE_PIECE_BYTES_LEAST, SEND_BYTES};
 use crate::protocol::{Part, Records};
+use crate::stages::timing::Timing;
 
 /// A response, framed: its parts begin with the length that Kafka's frames begin with.
 #[derive(Debug)]
 pub struct Frame {
     pub parts: Vec<Part>,
     pub length: usize,
+    /// Of its request.
+    pub timing: Timing,
 }
 
 impl Frame {
@@ -151,6 +154,7 @@ mod tests {
         Frame {
             parts: Vec::new(),
             length,
+            timing: Timing::default(),
         }
     }
 
@@ -190,6 +194,7 @@ mod tests {
         let mut frame = Frame {
             parts: vec![piece(b"head"), piece(b"records")],
             length: 11,
+            timing: Timing::default(),
         };
         assert_eq!(frame.memory(), 4 + RESPONSE_PIECE_BYTES_LEAST);
         frame.detach();

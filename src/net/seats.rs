@@ -81,6 +81,12 @@ impl Connections {
         counts.bounds = bounds;
     }
 
+    /// Live connections of each core.
+    pub fn by_shard(&self) -> Vec<usize> {
+        let counts = self.counts.lock().expect("no one panics while counting");
+        counts.by_shard.clone()
+    }
+
     /// A seat on the core with the fewest connections; on `own` among equals, which saves the hand-over.
     pub fn seat(self: &Arc<Self>, own: ShardId, address: IpAddr) -> Result<Seat, NoSeat> {
         let mut counts = self.counts.lock().expect("no one panics while counting");

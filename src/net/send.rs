@@ -9,6 +9,7 @@ use crate::io::socket::Socket;
 use crate::limits::{COLD_READ_BYTES, COLD_READ_BYTES_LEAST, SEND_SLICES_MAX, YIELD_BYTES};
 use crate::net::responses::Frame;
 use crate::protocol::Part;
+use crate::stages::{self, Stage};
 
 /// Sends all frames, whole and in order. `on_sent` is called whenever the socket has taken some bytes.
 pub async fn frames(socket: &Socket, frames: &[Frame], on_sent: impl Fn()) -> io::Result<()> {
@@ -62,7 +63,9 @@ async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Re
             }
         } else {
             socket.writable().await?;
+            let began = stages::begin();
             let bytes = range.read(position, left.min(piece)).await?;
+            stages::end(Stage::ColdRead, began);
             if bytes.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

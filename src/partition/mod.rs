@@ -9,6 +9,7 @@ pub mod waiting;
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::ops::Add;
 use std::rc::Rc;
 
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, TimestampMs};
@@ -34,6 +35,7 @@ pub struct Partition {
     pub topic_id: Uuid,
     pub index: PartitionIndex,
     log: Rc<Log>,
+    arrived: Cell<Arrived>,
     leader_epoch: Cell<LeaderEpoch>,
     high_watermark: Cell<Offset>,
     /// Sizes of appended batches above the high watermark, by their end offset.
@@ -43,6 +45,24 @@ pub struct Partition {
     written: RefCell<DelayedProduces<LogError>>,
     replicated: RefCell<DelayedProduces<LogError>>,
     fetches: RefCell<DelayedFetches>,
+}
+
+/// What clients have appended since the partition came to this core.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    pub records: u64,
+    pub bytes: u64,
+}
+
+impl Add for Arrived {
+    type Output = Arrived;
+
+    fn add(self, other: Arrived) -> Arrived {
+        Arrived {
+            records: self.records + other.records,
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 /// What an append gave its records, and when it counts as done.
@@ -156,6 +176,7 @@ impl Partition {
             replicated: RefCell::default(),
             fetches: RefCell::default(),
             log: log.clone(),
+            arrived: Cell::default(),
         });
         let observed = Rc::downgrade(&partition);
         log.set_observer(Rc::new(move |event| {
@@ -168,6 +189,10 @@ impl Partition {
 
     pub fn log(&self) -> &Rc<Log> {
         &self.log
+    }
+
+    pub fn arrived(&self) -> Arrived {
+        self.arrived.get()
     }
 
     pub fn leader_epoch(&self) -> LeaderEpoch {
@@ -233,6 +258,9 @@ impl Partition {
                 let end = appended.last_offset.plus(1);
                 let bytes = batch.size_in_bytes() as u64;
                 self.hidden.borrow_mut().push_back((end, bytes));
+                let records = u64::try_from(header.records_count()).unwrap_or(0);
+                self.arrived
+                    .set(self.arrived.get() + Arrived { records, bytes });
                 (appended.base_offset, end, header.max_timestamp())
             }
         };

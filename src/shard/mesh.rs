@@ -20,6 +20,7 @@ use glommio::channels::shared_channel::{
 use crate::ids::ShardId;
 use crate::limits::MESH_BATCHES_MAX;
 use crate::shard::Shard;
+use crate::stages::tasks::{self, Task};
 
 type Value = Box<dyn Any + Send>;
 type Job = Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, Value> + Send>;
@@ -164,8 +165,10 @@ impl Mesh {
         for (peer, ends) in channels.peers.into_iter().enumerate() {
             let Some(ends) = ends else { continue };
             let peer = ShardId(peer as u16);
-            glommio::spawn_local(flush(shard.clone(), peer, ends.sender, ends.wake)).detach();
-            glommio::spawn_local(receive(shard.clone(), peer, ends.receiver)).detach();
+            let out = flush(shard.clone(), peer, ends.sender, ends.wake);
+            tasks::spawn(Task::MESH_OUT, out).detach();
+            let taking = receive(shard.clone(), peer, ends.receiver);
+            tasks::spawn(Task::MESH_IN, taking).detach();
         }
     }
 
@@ -261,7 +264,7 @@ impl Mesh {
         self.running.borrow_mut().insert((peer, id), handle);
         let shard = shard.clone();
         glommio::spawn_local(async move {
-            let value = work.await;
+            let value = tasks::watched(Task::MESH_CALL, work).await;
             shard.mesh.running.borrow_mut().remove(&(peer, id));
             if let Ok(value) = value {
                 shard.mesh.outbox(peer).push(Message::Answer { id, value });

@@ -8,6 +8,7 @@ pub mod routes;
 pub mod start;
 pub mod strays;
 pub mod sync;
+pub mod traffic;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ use crate::protocol::{Str, Uuid};
 use checkpoints::Checkpoints;
 use mesh::Mesh;
 use producer_ids::ProducerIds;
+use traffic::Traffic;
 
 /// How often a shard looks at its partitions for what time alone brings about.
 const TICK: Duration = Duration::from_millis(500);
@@ -78,6 +80,7 @@ pub struct Shard {
     pub fetch_sessions: RefCell<FetchSessions>,
     pub producer_ids: ProducerIds,
     pub complaints: Complaints,
+    pub traffic: Traffic,
     /// Of the data folder; on the leading core alone.
     pub checkpoints: Checkpoints,
     pub request_memory: Rc<RequestBudget>,
@@ -90,6 +93,8 @@ pub struct Shard {
     default_config: RefCell<Arc<TopicConfig>>,
     /// `None`: its log could not be opened.
     partitions: RefCell<HashMap<PartitionKey, Option<Rc<Partition>>>>,
+    /// Clients are accepted.
+    serving: Cell<bool>,
     stopping: Cell<bool>,
 }
 
@@ -104,6 +109,7 @@ impl Shard {
             fetch_sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::default(),
             complaints: Complaints::new(clock::now()),
+            traffic: Traffic::default(),
             checkpoints: Checkpoints::default(),
             request_memory: RequestBudget::new(request_bytes_max(&broker)),
             response_memory: ResponseBudget::new(CORE_RESPONSE_BYTES_MAX),
@@ -112,6 +118,7 @@ impl Shard {
             topic_configs: RefCell::default(),
             default_config: RefCell::new(Arc::new(broker.config.static_topic_config())),
             partitions: RefCell::default(),
+            serving: Cell::new(false),
             stopping: Cell::new(false),
             broker,
         })
@@ -138,6 +145,7 @@ impl Shard {
         }
         for topic in delta.deleted_topics.values() {
             self.topic_configs.borrow_mut().remove(&topic.id);
+            self.traffic.forget(topic.id);
         }
         for name in &delta.changed_topic_configs {
             if let Some(topic) = image.topic(name) {
@@ -214,15 +222,27 @@ impl Shard {
     }
 
     pub fn take(&self, topic_id: Uuid, index: PartitionIndex) -> Option<Rc<Partition>> {
-        self.partitions
-            .borrow_mut()
-            .remove(&(topic_id, index))
-            .flatten()
+        let taken = self.partitions.borrow_mut().remove(&(topic_id, index));
+        let taken = taken.flatten();
+        if let Some(partition) = &taken {
+            self.traffic.on_departed(partition.arrived());
+        }
+        taken
     }
 
     /// Whether a log of this core could not be opened.
     pub fn has_offline(&self) -> bool {
         self.partitions.borrow().values().any(Option::is_none)
+    }
+
+    /// Partitions of this core whose log could not be opened, or has failed since.
+    pub fn offline_count(&self) -> usize {
+        let partitions = self.partitions.borrow();
+        let is_offline = |partition: &&Option<Rc<Partition>>| match partition {
+            Some(partition) => partition.log().failure().is_some(),
+            None => true,
+        };
+        partitions.values().filter(is_offline).count()
     }
 
     /// The partitions of this core, by topic name and number.
@@ -296,6 +316,16 @@ impl Shard {
 
     pub fn set_controller(&self, driver: Rc<ControllerDriver>) {
         *self.controller.borrow_mut() = Some(driver);
+    }
+
+    /// From now on clients are accepted.
+    pub fn begin_to_serve(&self) {
+        self.serving.set(true);
+    }
+
+    /// Whether clients are accepted and served.
+    pub fn is_serving(&self) -> bool {
+        self.serving.get() && !self.stopping.get()
     }
 
     pub fn stopping(&self) -> bool {

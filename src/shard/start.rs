@@ -14,7 +14,8 @@ use futures::future::{Either, select};
 use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares};
 use tracing::{info, warn};
 
-use crate::config::{BrokerConfig, Listener};
+use crate::admin;
+use crate::config::BrokerConfig;
 use crate::controller::boot::{self, BootError};
 use crate::ids::ShardId;
 use crate::io::process::{self, FolderLock, StopSignals};
@@ -29,6 +30,7 @@ use crate::net::{listener, live};
 use crate::protocol::{Str, Uuid};
 use crate::shard::mesh::{self, Mesh, MeshEnds};
 use crate::shard::{Broker, Shard, checkpoints, sync};
+use crate::stages::tasks::{self, Task};
 
 /// The default of 100 ms makes timers that late under load; the shorter it is, the more often a core sleeps
 /// over its tasks (`io::heartbeat`).
@@ -64,6 +66,10 @@ pub enum StartError {
         "cannot listen on {address}: {error}; is another broker running there? (--listen HOST:PORT names another address)"
     )]
     Listen { address: String, error: io::Error },
+    #[error(
+        "cannot serve the admin endpoint on {address}: {error}; --admin HOST:PORT names another address, --admin off does without"
+    )]
+    Admin { address: String, error: io::Error },
     #[error("--cores {wanted}: this process may run on {allowed} cores")]
     Cores { wanted: usize, allowed: usize },
     #[error(
@@ -85,6 +91,7 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
     let _lock = take_folder(&config.data_dir)?;
     let cpus = choose_cpus(&config)?;
     let listeners = bind(&mut config)?;
+    let mut admin = bind_admin(&config)?;
     let broker = Arc::new(introduce(config, cpus.len() as u16)?);
     info!(
         descriptors,
@@ -100,6 +107,8 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
             broker: broker.clone(),
             ends,
             listeners: clone_all(&listeners)?,
+            // The first core's.
+            admin: admin.take(),
             began,
             report: report.clone(),
         };
@@ -234,7 +243,7 @@ fn bind(config: &mut BrokerConfig) -> Result<Vec<NamedListener>, StartError> {
                 address: address.clone(),
                 error,
             };
-            let address = resolve(listener).map_err(refused)?;
+            let address = resolve(&listener.host, listener.port).map_err(refused)?;
             let bound = bind_patiently(address, backlog).map_err(refused)?;
             listener.port = bound.local_address()?.port();
             Ok((Str::from(listener.name.clone()), bound))
@@ -255,13 +264,42 @@ fn bind_patiently(address: SocketAddr, backlog: Option<i32>) -> io::Result<Bound
     }
 }
 
-fn resolve(listener: &Listener) -> io::Result<SocketAddr> {
-    let host = if listener.host.is_empty() {
-        "0.0.0.0"
-    } else {
-        &listener.host
+/// Several brokers on one machine need not be told of each other: the default address goes to the first.
+fn bind_admin(config: &BrokerConfig) -> Result<Option<BoundListener>, StartError> {
+    let Some(listener) = &config.admin else {
+        return Ok(None);
     };
-    (host, listener.port)
+    let name = format!("{}:{}", listener.host, listener.port);
+    let bound = resolve(&listener.host, listener.port).and_then(|address| match listener.given {
+        true => bind_patiently(address, None),
+        false => BoundListener::bind(address, None),
+    });
+    let refused = |error| StartError::Admin {
+        address: name.clone(),
+        error,
+    };
+    match bound {
+        Ok(bound) => {
+            let address = bound.local_address().map_err(refused)?;
+            info!(url = %format_args!("http://{address}"), "admin endpoint");
+            if !address.ip().is_loopback() {
+                warn!(
+                    "whoever reaches the admin endpoint may read all of it: it knows no passwords"
+                );
+            }
+            Ok(Some(bound))
+        }
+        Err(error) if !listener.given => {
+            warn!(address = name, %error, "no admin endpoint; --admin HOST:PORT names another address");
+            Ok(None)
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    (host, port)
         .to_socket_addrs()?
         .next()
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
@@ -280,6 +318,7 @@ struct Seed {
     broker: Arc<Broker>,
     ends: MeshEnds,
     listeners: Vec<NamedListener>,
+    admin: Option<BoundListener>,
     began: Instant,
     /// Dropped without a word when the core does not come up.
     report: mpsc::Sender<ShardId>,
@@ -292,7 +331,10 @@ thread_local! {
 
 impl Seed {
     async fn grow(self) -> Result<(), StartError> {
-        ring::init_thread().map_err(|error| StartError::IoUring(error.to_string()))?;
+        let watch = |task| {
+            glommio::spawn_local(tasks::watched(Task::RING, task)).detach();
+        };
+        ring::init_thread_with(watch).map_err(|error| StartError::IoUring(error.to_string()))?;
         let _main_gave_up = self.report.send(self.id);
         drop(self.report);
         let disk_queue = glommio::executor().create_task_queue(
@@ -301,6 +343,7 @@ impl Seed {
             "disk",
         );
         let spawn = Rc::new(move |task| {
+            let task = tasks::watched(Task::LOG, task);
             let spawned = glommio::spawn_local_into(task, disk_queue);
             spawned
                 .expect("the queue lives as long as the core")
@@ -313,23 +356,31 @@ impl Seed {
         LISTENERS.set(self.listeners);
         Mesh::run(&shard, channels);
         if self.id == super::CONTROLLER_SHARD {
-            lead(shard, self.began).await
+            lead(shard, self.admin, self.began).await
         } else {
             std::future::pending().await
         }
     }
 }
 
-async fn lead(shard: Rc<Shard>, began: Instant) -> Result<(), StartError> {
+async fn lead(
+    shard: Rc<Shard>,
+    admin: Option<BoundListener>,
+    began: Instant,
+) -> Result<(), StartError> {
     let signals = StopSignals::watch()?;
-    let listeners = LISTENERS.with_borrow(|listeners| clone_all(listeners))?;
+    let mut listeners = LISTENERS.with_borrow(|listeners| clone_all(listeners))?;
+    if let Some(bound) = admin {
+        listeners.push((Str::from("ADMIN"), bound.try_clone()?));
+        tasks::spawn(Task::ADMIN, admin::serve(shard.clone(), bound, began)).detach();
+    }
     let folder = directory::take_stock(&shard.logs.disk, &shard.broker.config.data_dir).await?;
     let deleted = folder.deleted.clone();
     unless_stopped(&signals, boot::start(&shard, folder)).await??;
     shard.everywhere(|shard| async move { accept(shard) }).await;
     announce(&shard, began);
-    glommio::spawn_local(remove_deleted(shard.clone(), deleted)).detach();
-    glommio::spawn_local(checkpoints::keep(shard.clone())).detach();
+    tasks::spawn(Task::DELETION, remove_deleted(shard.clone(), deleted)).detach();
+    tasks::spawn(Task::CHECKPOINTS, checkpoints::keep(shard.clone())).detach();
     signals.next().await?;
     info!("stopping: a second signal stops at once");
     glommio::spawn_local(async move {
@@ -364,11 +415,12 @@ async fn remove_deleted(shard: Rc<Shard>, folders: Vec<PathBuf>) {
 }
 
 fn accept(shard: Rc<Shard>) {
+    shard.begin_to_serve();
     for (name, bound) in LISTENERS.take() {
-        glommio::spawn_local(listener::accept(shard.clone(), bound, name)).detach();
+        tasks::spawn(Task::ACCEPT, listener::accept(shard.clone(), bound, name)).detach();
     }
-    glommio::spawn_local(live::sweep(shard.clone())).detach();
-    glommio::spawn_local(shard.tick()).detach();
+    tasks::spawn(Task::UPKEEP, live::sweep(shard.clone())).detach();
+    tasks::spawn(Task::UPKEEP, shard.tick()).detach();
 }
 
 fn announce(shard: &Shard, began: Instant) {

@@ -24,6 +24,7 @@ use crate::protocol::Uuid;
 use crate::shard::Shard;
 use crate::shard::routes::shard_of;
 use crate::shard::strays;
+use crate::stages::tasks::{self, Task};
 
 /// Logs that one core opens or creates at the same time.
 const OPENING_MAX: usize = 64;
@@ -215,7 +216,7 @@ async fn remove(shard: &Rc<Shard>, topic: &TopicImage, index: PartitionIndex) {
     info!(topic = %topic.name, partition = %index, "partition deleted");
     let delay = Duration::from_millis(delay_ms as u64);
     let disk = shard.logs.disk.clone();
-    glommio::spawn_local(async move {
+    tasks::spawn(Task::DELETION, async move {
         glommio::timer::sleep(delay).await;
         if let Err(error) = disk.remove_dir_all(&doomed).await {
             error!(folder = %doomed.display(), %error, "removing a deleted log failed");

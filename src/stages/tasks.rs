@@ -1,0 +1,248 @@
+//! Owns how long each kind of task holds its core, and who held it too long. Time counts as the wall's: a core
+//! that the system gave to somebody else meanwhile counts as held.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+
+use super::{APIS, CORE};
+use crate::ids::TimestampMs;
+use crate::io::clock;
+use crate::protocol::api;
+
+/// A task that holds its core for longer stalls everybody else on it.
+const STALL_NANOS: u64 = 1_000_000;
+
+/// What runs on a core, by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Task(usize);
+
+const NAMES: [&str; 13] = [
+    "receive",
+    "send",
+    "log",
+    "ring",
+    "mesh-out",
+    "mesh-in",
+    "mesh-call",
+    "accept",
+    "upkeep",
+    "checkpoints",
+    "controller",
+    "deletion",
+    "admin",
+];
+
+impl Task {
+    /// Reads a connection, and begins its requests.
+    pub const RECEIVE: Task = Task(0);
+    /// Sends a connection's responses.
+    pub const SEND: Task = Task(1);
+    /// Writes and syncs of logs.
+    pub const LOG: Task = Task(2);
+    /// Hands operations on files to the kernel, and takes back what is done.
+    pub const RING: Task = Task(3);
+    pub const MESH_OUT: Task = Task(4);
+    /// Runs what other cores ask for, up to its first wait.
+    pub const MESH_IN: Task = Task(5);
+    pub const MESH_CALL: Task = Task(6);
+    pub const ACCEPT: Task = Task(7);
+    pub const UPKEEP: Task = Task(8);
+    pub const CHECKPOINTS: Task = Task(9);
+    pub const CONTROLLER: Task = Task(10);
+    pub const DELETION: Task = Task(11);
+    pub const ADMIN: Task = Task(12);
+
+    /// Requests of one kind, apart from what the connection does for them.
+    pub fn of_api(key: i16) -> Task {
+        let key = usize::try_from(key).unwrap_or(APIS).min(APIS - 1);
+        Task(NAMES.len() + key)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self.0.checked_sub(NAMES.len()) {
+            None => NAMES[self.0],
+            Some(key) => api::name(key as i16).unwrap_or("unknown"),
+        }
+    }
+}
+
+/// What the tasks of one core have used of it.
+pub(super) struct Tasks {
+    used: [Used; NAMES.len() + APIS],
+    /// Of the task that is running, what tasks that began inside it have used.
+    within: Cell<u64>,
+}
+
+struct Used {
+    polls: Cell<u64>,
+    nanos: Cell<u64>,
+    stalls: Cell<u64>,
+    worst_nanos: Cell<u64>,
+    worst_at_ms: Cell<TimestampMs>,
+    last_at_ms: Cell<TimestampMs>,
+}
+
+/// What the tasks of one kind have used of one core.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskSample {
+    pub task: Task,
+    /// How often one ran, and for how long together.
+    pub polls: u64,
+    pub nanos: u64,
+    /// How often one ran for over a millisecond without a pause, the longest time, and when the longest and the last ended.
+    pub stalls: u64,
+    pub worst_nanos: u64,
+    pub worst_at_ms: TimestampMs,
+    pub last_at_ms: TimestampMs,
+}
+
+impl Tasks {
+    pub(super) const fn new() -> Tasks {
+        Tasks {
+            used: [const {
+                Used {
+                    polls: Cell::new(0),
+                    nanos: Cell::new(0),
+                    stalls: Cell::new(0),
+                    worst_nanos: Cell::new(0),
+                    worst_at_ms: Cell::new(0),
+                    last_at_ms: Cell::new(0),
+                }
+            }; NAMES.len() + APIS],
+            within: Cell::new(0),
+        }
+    }
+
+    /// Those that have run.
+    pub(super) fn sample(&self) -> Vec<TaskSample> {
+        let used = self.used.iter().enumerate();
+        used.filter(|(_, used)| used.polls.get() > 0)
+            .map(|(number, used)| TaskSample {
+                task: Task(number),
+                polls: used.polls.get(),
+                nanos: used.nanos.get(),
+                stalls: used.stalls.get(),
+                worst_nanos: used.worst_nanos.get(),
+                worst_at_ms: used.worst_at_ms.get(),
+                last_at_ms: used.last_at_ms.get(),
+            })
+            .collect()
+    }
+}
+
+impl Used {
+    fn on_poll(&self, nanos: u64) {
+        self.polls.set(self.polls.get() + 1);
+        self.nanos.set(self.nanos.get() + nanos);
+        if nanos > STALL_NANOS {
+            self.on_stall(nanos);
+        }
+    }
+
+    #[cold]
+    fn on_stall(&self, nanos: u64) {
+        let now = clock::wall_ms();
+        self.stalls.set(self.stalls.get() + 1);
+        self.last_at_ms.set(now);
+        if nanos > self.worst_nanos.get() {
+            self.worst_nanos.set(nanos);
+            self.worst_at_ms.set(now);
+        }
+    }
+}
+
+/// Counts what `poll` uses of the core as the task's. A task that begins inside another counts for itself.
+fn watch<T>(task: Task, poll: impl FnOnce() -> T) -> T {
+    let outer = CORE.with(|core| core.tasks.within.replace(0));
+    let began = clock::ticks();
+    let result = poll();
+    let nanos = clock::ticks().nanos_since(began);
+    CORE.with(|core| {
+        let within = core.tasks.within.replace(outer + nanos);
+        core.tasks.used[task.0].on_poll(nanos.saturating_sub(within));
+    });
+    result
+}
+
+/// The same future, watched.
+pub fn watched<F: Future + Unpin>(task: Task, mut work: F) -> impl Future<Output = F::Output> {
+    poll_fn(move |context| watch(task, || Pin::new(&mut work).poll(context)))
+}
+
+/// Spawns a task that is watched.
+pub fn spawn<F>(task: Task, work: F) -> glommio::Task<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    glommio::spawn_local(watched(task, Box::pin(work)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn of(task: Task) -> Option<TaskSample> {
+        let all = CORE.with(|core| core.tasks.sample());
+        all.into_iter().find(|sample| sample.task == task)
+    }
+
+    fn hold(millis: u64) {
+        std::thread::sleep(Duration::from_millis(millis));
+    }
+
+    #[test]
+    fn a_stall_is_told_by_the_name_of_who_held_the_core() {
+        let before = clock::wall_ms();
+        let short = watched(Task::SEND, Box::pin(async {}));
+        short.now_or_never().unwrap();
+        for millis in [5, 3] {
+            let planted = watched(Task::UPKEEP, Box::pin(async move { hold(millis) }));
+            planted.now_or_never().unwrap();
+        }
+        let stalled = of(Task::UPKEEP).unwrap();
+        assert_eq!((stalled.polls, stalled.stalls), (2, 2));
+        assert!(stalled.worst_nanos >= 5_000_000);
+        assert!((before..=stalled.last_at_ms).contains(&stalled.worst_at_ms));
+        assert_eq!(stalled.task.name(), "upkeep");
+        let short = of(Task::SEND).unwrap();
+        assert_eq!((short.polls, short.stalls, short.worst_nanos), (1, 0, 0));
+    }
+
+    #[test]
+    fn who_waits_does_not_hold_the_core() {
+        glommio::LocalExecutorBuilder::default()
+            .spawn(|| async {
+                let waits = spawn(Task::CHECKPOINTS, async {
+                    glommio::timer::sleep(Duration::from_millis(5)).await;
+                });
+                waits.await;
+                let waited = of(Task::CHECKPOINTS).unwrap();
+                assert_eq!(waited.polls, 2);
+                assert!(waited.nanos < 4_000_000, "{waited:?}");
+            })
+            .unwrap()
+            .join()
+            .unwrap();
+    }
+
+    #[test]
+    fn a_task_inside_another_counts_for_itself() {
+        let outer = async {
+            hold(2);
+            watched(Task::of_api(3), Box::pin(async { hold(4) })).await;
+        };
+        watched(Task::RECEIVE, Box::pin(outer))
+            .now_or_never()
+            .unwrap();
+        let (inner, outer) = (of(Task::of_api(3)).unwrap(), of(Task::RECEIVE).unwrap());
+        assert_eq!(inner.task.name(), "Metadata");
+        assert!(inner.nanos >= 4_000_000 && outer.nanos >= 2_000_000);
+        assert!(outer.nanos < inner.nanos, "{outer:?} {inner:?}");
+    }
+}
