@@ -29,19 +29,37 @@ struct Log {
 impl Broker {
     pub fn start(cores: usize, settings: &[&str]) -> Broker {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Broker::start_in(Arc::new(folder), cores, settings)
+        Broker::start_in(
+            Arc::new(folder),
+            cores,
+            &["--admin", "127.0.0.1:0"],
+            settings,
+        )
+    }
+
+    /// One that takes the default address for its admin endpoint, if nobody else has it.
+    pub fn start_with_default_admin() -> Broker {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Broker::start_in(Arc::new(folder), 1, &[], &[])
     }
 
     /// Another one on the folder of this one, which has ended.
     pub fn start_again(self) -> Broker {
-        Broker::start_in(self.folder.clone(), 2, &[])
+        Broker::start_in(self.folder.clone(), 2, &["--admin", "127.0.0.1:0"], &[])
     }
 
-    fn start_in(folder: Arc<tempfile::TempDir>, cores: usize, settings: &[&str]) -> Broker {
+    fn start_in(
+        folder: Arc<tempfile::TempDir>,
+        cores: usize,
+        admin: &[&str],
+        settings: &[&str],
+    ) -> Broker {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let mut command = Command::new(env!("CARGO_BIN_EXE_coati"));
         command
-            .args(["start", "--listen", "127.0.0.1:0", "--cores"])
+            .args(["start", "--listen", "127.0.0.1:0"])
+            .args(admin)
+            .arg("--cores")
             .arg(cores.min(cpus).to_string())
             .arg("--data-dir")
             .arg(folder.path().join("data"))
@@ -64,6 +82,11 @@ impl Broker {
         let started = broker.wait_for_line("Kafka Server started");
         broker.address = address_in(&started[0]);
         broker
+    }
+
+    /// Where its admin endpoint is.
+    pub fn admin(&self) -> SocketAddr {
+        address_in(&self.wait_for_line("admin endpoint")[0])
     }
 
     /// Waits until some log line contains `text`, and gives all that do.
