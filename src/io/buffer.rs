@@ -14,12 +14,16 @@ use super::copy::copy;
 /// What direct I/O aligns to: positions, lengths and memory.
 pub const BLOCK: usize = 4096;
 
-/// Allocations of this size are kept for reuse: fresh ones cost a page fault for every 4 KiB.
-const POOLED_BYTES: usize = 1 << 20;
+/// Allocations of these sizes are kept for reuse: fresh ones cost a page fault for every 4 KiB.
+const POOLED_BYTES: [usize; 2] = [256 << 10, 1 << 20];
 const POOLED_MAX: usize = 16;
 
 thread_local! {
-    static POOL: RefCell<Vec<Allocation>> = const { RefCell::new(Vec::new()) };
+    static POOLS: [RefCell<Vec<Allocation>>; 2] = const { [RefCell::new(Vec::new()), RefCell::new(Vec::new())] };
+}
+
+fn pool_of(capacity: usize) -> Option<usize> {
+    POOLED_BYTES.iter().position(|&pooled| pooled == capacity)
 }
 
 /// Memory aligned to [`BLOCK`]. The bytes that slices cover are initialised and never change again.
@@ -35,8 +39,8 @@ unsafe impl Sync for Allocation {}
 
 impl Allocation {
     fn new(capacity: usize) -> Allocation {
-        if capacity == POOLED_BYTES
-            && let Some(pooled) = POOL.with_borrow_mut(Vec::pop)
+        if let Some(pool) = pool_of(capacity)
+            && let Some(pooled) = POOLS.with(|pools| pools[pool].borrow_mut().pop())
         {
             return pooled;
         }
@@ -77,10 +81,10 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let allocation = self.0.take().expect("present until dropped");
-        if allocation.capacity == POOLED_BYTES {
+        if let Some(pool) = pool_of(allocation.capacity) {
             // The pool may be gone while its thread ends: then the memory is simply freed.
-            let _ = POOL.try_with(|pool| {
-                let mut pool = pool.borrow_mut();
+            let _ = POOLS.try_with(|pools| {
+                let mut pool = pools[pool].borrow_mut();
                 if pool.len() < POOLED_MAX {
                     pool.push(allocation);
                 }
@@ -218,6 +222,19 @@ impl AppendBuffer {
         block.slice(0..BLOCK)
     }
 
+    /// Where the kernel puts what it reads into an empty buffer.
+    pub(super) fn start(&mut self) -> *mut u8 {
+        assert_eq!(self.length, 0);
+        self.allocation.start()
+    }
+
+    /// # Safety
+    /// The first `length` bytes were written at [`AppendBuffer::start`].
+    pub(super) unsafe fn set_len(&mut self, length: usize) {
+        assert!(length <= self.capacity);
+        self.length = length;
+    }
+
     fn write(&mut self, at: usize, bytes: &[u8]) {
         // SAFETY: in bounds (callers asserted), and no slice covers these bytes: slices end at
         // `shared` and start after the gap, writes go above the first or into the second.
@@ -233,7 +250,7 @@ mod tests {
 
     #[test]
     fn slices_outlive_the_buffer_and_cross_threads() {
-        let mut buffer = AppendBuffer::with_capacity(POOLED_BYTES);
+        let mut buffer = AppendBuffer::with_capacity(POOLED_BYTES[1]);
         let range = buffer.append(&[7; 5000]);
         let slice = buffer.slice(range);
         buffer.append(&[8; 5000]);

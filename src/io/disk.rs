@@ -82,7 +82,10 @@ impl Disk {
         match &self.kind {
             Kind::Real { refuses_direct } => {
                 let descriptor = open_real(path, mode, refuses_direct)?;
-                Ok(File::real(descriptor, refuses_direct.clone()))
+                let direct = (mode == Mode::Serve)
+                    .then(|| open_direct(path, refuses_direct))
+                    .flatten();
+                Ok(File::real(descriptor, direct, refuses_direct.clone()))
             }
             #[cfg(feature = "simulation")]
             Kind::Simulated(disk) => disk.open(path, mode).map(File::simulated),
@@ -214,9 +217,10 @@ impl Disk {
 
 fn open_real(path: &Path, mode: Mode, refuses_direct: &AtomicBool) -> io::Result<OwnedFd> {
     let mut options = std::fs::OpenOptions::new();
-    options.read(true).write(mode != Mode::Read);
+    let writes = matches!(mode, Mode::Write | Mode::Create);
+    options.read(true).write(writes);
     options.create(mode == Mode::Create);
-    if mode != Mode::Read && !refuses_direct.load(Ordering::Relaxed) {
+    if writes && !refuses_direct.load(Ordering::Relaxed) {
         options.custom_flags(libc::O_DIRECT);
         match options.open(path) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -227,6 +231,16 @@ fn open_real(path: &Path, mode: Mode, refuses_direct: &AtomicBool) -> io::Result
         }
     }
     options.open(path).map(OwnedFd::from)
+}
+
+/// For direct reads, unless the file system is known to have none.
+fn open_direct(path: &Path, refuses_direct: &AtomicBool) -> Option<OwnedFd> {
+    if refuses_direct.load(Ordering::Relaxed) {
+        return None;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECT);
+    options.open(path).ok().map(OwnedFd::from)
 }
 
 fn list_real(path: &Path) -> io::Result<Vec<Entry>> {

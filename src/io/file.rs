@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::{Buf, Bytes};
 
 use super::BLOCK;
+use super::FileRange;
 use super::ring;
 #[cfg(feature = "simulation")]
 use super::simulated::SimulatedFile;
@@ -16,8 +17,10 @@ use super::simulated::SimulatedFile;
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
-    /// Reads through the page cache, and file ranges for sockets.
+    /// Reads through the page cache.
     Read,
+    /// As `Read`, and ranges of the file for sockets, which are read past the page cache.
+    Serve,
     /// Aligned direct writes into an existing file.
     Write,
     /// As `Write`, for a file that may not exist yet; what it held stays.
@@ -38,14 +41,21 @@ enum Kind {
 #[derive(Clone)]
 struct RealFile {
     descriptor: Arc<OwnedFd>,
+    /// The same file once more, for direct reads of ranges.
+    direct: Option<Arc<OwnedFd>>,
     /// Set once any file of this disk was refused direct I/O.
     refuses_direct: Arc<AtomicBool>,
 }
 
 impl File {
-    pub(super) fn real(descriptor: OwnedFd, refuses_direct: Arc<AtomicBool>) -> File {
+    pub(super) fn real(
+        descriptor: OwnedFd,
+        direct: Option<OwnedFd>,
+        refuses_direct: Arc<AtomicBool>,
+    ) -> File {
         File(Kind::Real(RealFile {
             descriptor: Arc::new(descriptor),
+            direct: direct.map(Arc::new),
             refuses_direct,
         }))
     }
@@ -159,10 +169,15 @@ impl File {
         Ok(self.len()? == 0)
     }
 
-    /// The descriptor of a real file, for ranges that go to sockets without passing through us.
-    pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
+    /// Bytes of a real file that are to be sent, not read now.
+    pub fn range(&self, position: u64, length: u32) -> Option<FileRange> {
         match &self.0 {
-            Kind::Real(file) => Some(file.descriptor.clone()),
+            Kind::Real(file) => Some(FileRange {
+                file: file.descriptor.clone(),
+                direct: file.direct.clone(),
+                position,
+                length,
+            }),
             #[cfg(feature = "simulation")]
             Kind::Simulated(_) => None,
         }
@@ -289,11 +304,50 @@ fn advance(parts: &mut Vec<Bytes>, count: usize) {
     parts.drain(..consumed);
 }
 
-/// Whether both ends of a file's range are in the page cache, so that reading it will hardly wait.
+/// Whether a file's range is in the page cache, so that reading it will hardly wait.
 pub fn resident(descriptor: &OwnedFd, position: u64, length: u32) -> bool {
-    length == 0
-        || (byte_resident(descriptor, position)
-            && byte_resident(descriptor, position + u64::from(length) - 1))
+    if length == 0 {
+        return true;
+    }
+    let last = position + u64::from(length) - 1;
+    match pages_cached(descriptor, position, length) {
+        Some(cached) => cached == last / page_bytes() - position / page_bytes() + 1,
+        None => byte_resident(descriptor, position) && byte_resident(descriptor, last),
+    }
+}
+
+/// Pages of the range that the page cache holds; `None` where the kernel cannot tell (before 6.5, or
+/// where a sandbox forbids the question). Asking this way brings nothing in and evicts nothing.
+fn pages_cached(descriptor: &OwnedFd, position: u64, length: u32) -> Option<u64> {
+    /// The same number on all architectures; the C library's bindings do not have it yet.
+    const CACHESTAT: libc::c_long = 451;
+    #[repr(C)]
+    struct Range {
+        position: u64,
+        length: u64,
+    }
+    let range = Range {
+        position,
+        length: u64::from(length),
+    };
+    // Pages in the cache, dirty, under writeback, evicted, evicted recently.
+    let mut pages = [0u64; 5];
+    // SAFETY: an open descriptor, and both structures have the layout the call is documented with.
+    let result = unsafe {
+        libc::syscall(
+            CACHESTAT,
+            descriptor.as_raw_fd(),
+            &raw const range,
+            pages.as_mut_ptr(),
+            0,
+        )
+    };
+    (result == 0).then_some(pages[0])
+}
+
+fn page_bytes() -> u64 {
+    // SAFETY: a plain call without pointers.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
 }
 
 fn byte_resident(descriptor: &OwnedFd, position: u64) -> bool {

@@ -17,6 +17,8 @@ use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use io_uring::{IoUring, opcode, squeue, types};
 
+use super::AppendBuffer;
+
 /// Operations the kernel has at one time; further ones wait in memory, which their callers bound.
 const IN_FLIGHT_MAX: usize = 1024;
 const SUBMISSION_ENTRIES: u32 = 256;
@@ -86,6 +88,10 @@ pub(crate) enum Payload {
     Read {
         _file: Arc<OwnedFd>,
         buffer: Vec<u8>,
+    },
+    ReadDirect {
+        _file: Arc<OwnedFd>,
+        buffer: AppendBuffer,
     },
     File {
         _file: Arc<OwnedFd>,
@@ -376,15 +382,40 @@ pub(crate) fn read(file: &Arc<OwnedFd>, position: u64, length: usize) -> Operati
     })
 }
 
-/// The bytes a finished [`read`] brought.
-pub(crate) fn bytes_read(payload: Payload, count: u32) -> Bytes {
-    let Payload::Read { mut buffer, .. } = payload else {
-        unreachable!("the payload of a read")
+/// As [`read`] of a file opened for direct I/O: position and length are multiples of [`super::BLOCK`].
+pub(crate) fn read_direct(file: &Arc<OwnedFd>, position: u64, length: usize) -> Operation {
+    let descriptor = types::Fd(file.as_raw_fd());
+    let payload = Payload::ReadDirect {
+        _file: file.clone(),
+        buffer: AppendBuffer::with_capacity(length),
     };
-    assert!(count as usize <= buffer.capacity());
-    // SAFETY: the kernel wrote `count` bytes from the buffer's start.
-    unsafe { buffer.set_len(count as usize) };
-    Bytes::from(buffer)
+    begin(payload, |payload| {
+        let Payload::ReadDirect { buffer, .. } = payload else {
+            unreachable!()
+        };
+        opcode::Read::new(descriptor, buffer.start(), length as u32)
+            .offset(position)
+            .build()
+    })
+}
+
+/// The bytes a finished [`read`] or [`read_direct`] brought.
+pub(crate) fn bytes_read(payload: Payload, count: u32) -> Bytes {
+    let count = count as usize;
+    match payload {
+        Payload::Read { mut buffer, .. } => {
+            assert!(count <= buffer.capacity());
+            // SAFETY: the kernel wrote `count` bytes from the buffer's start.
+            unsafe { buffer.set_len(count) };
+            Bytes::from(buffer)
+        }
+        Payload::ReadDirect { mut buffer, .. } => {
+            // SAFETY: as above.
+            unsafe { buffer.set_len(count) };
+            buffer.slice(0..count)
+        }
+        _ => unreachable!("the payload of a read"),
+    }
 }
 
 /// `fdatasync`, or `fsync` with `metadata`.

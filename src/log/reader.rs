@@ -12,7 +12,7 @@ use super::time_index::TimestampOffset;
 use super::transaction_index::AbortedTransaction;
 use super::{Log, LogError};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
-use crate::io::{File, FileRange};
+use crate::io::File;
 use crate::protocol::{Part, Records};
 
 /// Read at a time while looking for a batch; more than `index.interval.bytes` by default.
@@ -169,12 +169,8 @@ impl Log {
         length: usize,
     ) -> io::Result<Records> {
         let file = segment.reader(&self.context.disk, &self.dir()).await?;
-        match file.descriptor() {
-            Some(descriptor) => Ok(Records::from(FileRange {
-                file: descriptor,
-                position: u64::from(position),
-                length: length as u32,
-            })),
+        match file.range(u64::from(position), length as u32) {
+            Some(range) => Ok(Records::from(range)),
             None => Ok(Records::from(
                 file.read_at(u64::from(position), length).await?,
             )),

@@ -123,14 +123,14 @@ impl Segment {
         }
     }
 
-    /// For reads through the page cache, and ranges.
+    /// For searches through the page cache, and ranges for sockets.
     pub(super) async fn reader(&self, disk: &Disk, dir: &Path) -> io::Result<File> {
         self.was_read.set(true);
         if let Some(file) = &*self.reader.borrow() {
             return Ok(file.clone());
         }
         let path = segment_path(dir, self.base, "log");
-        let file = disk.open(&path, Mode::Read).await?;
+        let file = disk.open(&path, Mode::Serve).await?;
         file.read_nothing_ahead();
         self.reader.replace(Some(file.clone()));
         Ok(file)

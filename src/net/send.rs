@@ -1,5 +1,5 @@
 //! Owns the way of framed responses to the socket: memory leaves in vectored sends, file ranges straight from
-//! the page cache where they are resident, else by a read that does not stall the core.
+//! the page cache where they are resident, else by a direct read that does not stall the core.
 
 use std::io::{self, IoSlice};
 
@@ -47,15 +47,13 @@ async fn slices(socket: &Socket, slices: &[&[u8]], on_sent: &impl Fn()) -> io::R
     Ok(())
 }
 
-/// What is not resident is read, which makes it so, and what the socket does not take at once of it is
-/// let go again: a peer that reads slowly holds no memory while it is waited for.
+/// What is not resident is read past the page cache, which stays others'. What the socket does not take at
+/// once of it is let go again: a peer that reads slowly holds no memory while it is waited for.
 async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Result<()> {
     let mut position = range.position;
-    let end = range.position + u64::from(range.length);
     let mut piece = COLD_READ_BYTES;
-    while position < end {
-        let left = (end - position) as usize;
-        let length = left.min(YIELD_BYTES);
+    while position < range.end() {
+        let length = range.up_to(position, YIELD_BYTES);
         let sent = if resident(&range.file, position, length as u32) {
             match socket.send_file(&range.file, position, length).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -64,7 +62,7 @@ async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Re
         } else {
             socket.writable().await?;
             let began = stages::begin();
-            let bytes = range.read(position, left.min(piece)).await?;
+            let bytes = range.read(position, piece).await?;
             stages::end(Stage::ColdRead, began);
             if bytes.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
