@@ -15,6 +15,7 @@ use crate::catch_up::catch_up;
 use crate::client::{Client, Codec, Outcome};
 use crate::compare::{self, Measured, Side, Source, Subject};
 use crate::conditions;
+use crate::explain::Explainer;
 use crate::hdr::HdrLog;
 use crate::page::page;
 use crate::recorder::Point;
@@ -270,13 +271,20 @@ struct Flags {
     json: bool,
 
     /// Write the report as one page for a browser, with charts
-    /// Write the report as one page for a browser, with charts
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
     /// Write each second's latencies as an HdrHistogram log
     #[arg(long, value_name = "FILE")]
     hdr: Option<PathBuf>,
+
+    /// Ask the broker where its time went, and say which stage owned the p99; Coati alone can tell
+    #[arg(long)]
+    explain: bool,
+
+    /// Address of the broker's admin endpoint, for --explain
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9192")]
+    admin: String,
 
     /// Say each second how it goes, also where stderr is no terminal
     #[arg(long)]
@@ -352,6 +360,7 @@ impl Flags {
             catch_up: None,
             progress: progress_line(self.progress),
             hdr: RefCell::new(hdr.transpose()?),
+            explainer: None,
         })
     }
 
@@ -419,6 +428,9 @@ impl BenchArgs {
         else {
             return Ok(Ended::AsMeant);
         };
+        if flags.explain {
+            return Err("--explain is of one broker: it does not go with compare".into());
+        }
         let (mut sides, mut workloads) = (Vec::new(), Vec::new());
         for subject in subjects {
             match subject {
@@ -460,6 +472,9 @@ impl BenchArgs {
         let flags = self.kind.flags();
         let workload = flags.apply(self.kind.preset()?)?;
         let mut setting = flags.setting()?;
+        if flags.explain {
+            setting.explainer = Some(Explainer::connect(&flags.admin).await?);
+        }
         if let Kind::CatchUp(_) = self.kind {
             let both = catch_up(&client, &workload, &mut setting).await?;
             flags.report(&both, both.fault())?;

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::conditions::Conditions;
+use crate::explain::{Explanation, Seen};
 use crate::latency::Summary;
 use crate::recorder::{Point, Recorder, Sample, Stage, Volume, mib, round};
 use crate::verify::Verdict;
@@ -42,6 +43,9 @@ pub struct Report {
     /// Records that consumers had not had long after the last was sent.
     pub unread: u64,
     pub verdict: Option<Verdict>,
+    /// Where the broker's time went (`--explain`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
     pub series: Vec<Point>,
 }
 
@@ -157,11 +161,20 @@ impl Report {
             end_to_end: recorder.summary(Stage::EndToEnd),
             broker,
             start: None,
+            explanation: None,
             generator_cores: round(generator_cores),
             generator_bound: generator_cores > BOUND_CORES,
             unread: ending.unread,
             verdict: ending.verdict,
             series: recorder.take_series(),
+        }
+    }
+
+    /// What an explanation is held against.
+    pub fn seen(&self) -> Seen {
+        Seen {
+            acknowledge_p99_ms: self.acknowledge.as_ref().map(|summary| summary.p99),
+            produce_requests: self.produced.map_or(0, |flow| flow.total.requests),
         }
     }
 
@@ -244,6 +257,9 @@ impl fmt::Display for Report {
                 out,
                 "  closed loop: these latencies count from sending; give a --rate for honest ones"
             )?;
+        }
+        if let Some(explanation) = &self.explanation {
+            write!(out, "{explanation}")?;
         }
         if let Some(verdict) = &self.verdict {
             writeln!(out, "  verified      {verdict}")?;

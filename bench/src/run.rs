@@ -17,6 +17,7 @@ use crate::clock;
 use crate::command::Ended;
 use crate::conditions::Conditions;
 use crate::consume::{Consumer, Until};
+use crate::explain::Explainer;
 use crate::hdr::HdrLog;
 use crate::payload::{Altered, Head, Payload, noise};
 use crate::produce::Producer;
@@ -158,6 +159,8 @@ pub struct Setting {
     pub progress: Box<dyn Fn(&Point)>,
     /// Given each second's histograms.
     pub hdr: RefCell<Option<HdrLog>>,
+    /// Asks the broker where its time goes.
+    pub explainer: Option<Explainer>,
 }
 
 impl Setting {
@@ -173,6 +176,12 @@ impl Setting {
             Ended::Interrupted
         } else {
             Ended::AsMeant
+        }
+    }
+
+    fn ask_broker(&self) {
+        if let Some(explainer) = &self.explainer {
+            explainer.ask();
         }
     }
 
@@ -278,7 +287,15 @@ async fn run_on<C: Client>(
     setting.settle(all(reading), run.failed()).await;
     drop(idle);
     setting.end_interval(&run.recorder)?;
-    Ok(report(&run, setting, conditions, flush_mode, seconds))
+    let mut report = report(&run, setting, conditions, flush_mode, seconds);
+    if let Some(explainer) = &setting.explainer {
+        match explainer.explain(report.seen()).await {
+            Ok(explanation) => report.explanation = Some(explanation),
+            // What was measured is worth having without it.
+            Err(reason) => eprintln!("nothing is explained: {reason}"),
+        }
+    }
+    Ok(report)
 }
 
 fn prepare(workload: &Workload, topics: Vec<Topic>, id: u64) -> Outcome<Run> {
@@ -517,6 +534,7 @@ async fn watch(run: &Rc<Run>, setting: &Setting, measure_from: Instant) -> Secon
         }
         if now >= measure_from && first.is_none() {
             first = Some(take());
+            setting.ask_broker();
         }
         let all_read = only_reads && run.reading.get() == 0;
         if (!only_reads && now >= run.end()) || all_read || run.is_stopped() {
@@ -532,6 +550,7 @@ async fn watch(run: &Rc<Run>, setting: &Setting, measure_from: Instant) -> Secon
         clock::sleep_until(next.min(now + LOOK)).await;
     }
     let last = take();
+    setting.ask_broker();
     if last.at > second.at + SECOND_MIN {
         end_second(&mut second);
     }
@@ -658,6 +677,7 @@ mod tests {
             catch_up: None,
             progress: Box::new(|_| {}),
             hdr: RefCell::default(),
+            explainer: None,
         }
     }
 

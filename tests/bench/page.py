@@ -37,12 +37,19 @@ def cases():
     """(name, arguments, check of the page)"""
     yield "e2e", f"e2e --rate 800 --verify {SHORT}", lambda page: page.shows_run("")
     yield "produce", f"produce {SHORT}", lambda page: page.shows_run("")
+    yield "explain", f"e2e --rate 800 --explain --admin ADMIN {SHORT}", explained
     yield "consume", "consume --backlog-gb 0.02", lambda page: page.shows(["/consumed/mb_per_second", "/consumed/records_per_second"])
     yield "catch-up", f"catch-up --rate 500 --backlog-gb 0.05 {SHORT}", caught_up
     yield "search", "e2e --rate max --slo p50=50ms --batch 1 --in-flight 1 --warm-up 0 --seconds 0.5", searched
     yield "nothing found", "e2e --rate max --slo max=0.001ms --warm-up 0 --seconds 0.2", lambda page: page.shows(["/trials/0/rate"])
     workloads = f"{WORKLOADS}/acks-all-1kb.toml {WORKLOADS}/one-record-requests.toml"
     yield "compare", f"compare <one>=HERE other=HERE again=HERE {workloads} --rate 500 --rounds 2 {SHORT}", compared
+
+
+def explained(page):
+    page.shows_run("")
+    page.shows([f"/explanation/requests/0/stages/0/{name}" for name in ("mean_ms", "slow_ms", "slow_share")])
+    page.shows([f"/explanation/beneath/0/{name}" for name in ("count", "mean_ms", "p50_ms", "p99_ms")])
 
 
 def caught_up(page):
@@ -245,7 +252,8 @@ def check_log(server, folder: pathlib.Path):
 
 
 def bench(server, arguments):
-    arguments = arguments.replace("HERE", server.bootstrap).split()
+    admin = re.search(r"http://([0-9.:]+)", server.log()).group(1)
+    arguments = arguments.replace("HERE", server.bootstrap).replace("ADMIN", admin).split()
     where = [] if arguments[0] == "compare" else ["-b", server.bootstrap]
     command = [str(broker.COATI), "bench", *arguments, "--json", *where]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
@@ -260,7 +268,7 @@ def main():
     checks = [(f"page: {name}", lambda server, folder, flags=flags, check=check: check_page(server, flags, check, folder)) for name, flags, check in cases()]
     checks.append(("log: HdrHistogram's reader", check_log))
     failed = 0
-    with broker.Broker("coati") as server:
+    with broker.Broker("coati", {"admin.listener": "127.0.0.1:0"}) as server:
         for name, check in checks:
             if only not in name:
                 continue

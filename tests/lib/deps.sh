@@ -79,6 +79,11 @@ deps_python() {
     python_packages python tests/compat/kafka-python/requirements.txt
 }
 
+# Prometheus' parser.
+deps_admin() {
+    python_packages admin tests/admin/requirements.txt
+}
+
 # A browser with a font, and a reader of HdrHistogram logs.
 deps_bench() {
     need_program chromium chromium fonts-dejavu-core && python_packages bench tests/bench/requirements.txt

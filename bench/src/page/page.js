@@ -268,8 +268,29 @@ function secondsTable(path) {
   return details;
 }
 
+// Where the broker says that its time went.
+function explanation(path) {
+  const said = at(`${path}/explanation`);
+  if (!said) return [];
+  const place = `${path}/explanation`;
+  const requests = said.requests.map((explained, kind) => {
+    const rows = explained.stages.map((part, index) => {
+      const of = (name) => figure(`${place}/requests/${kind}/stages/${index}/${name}`);
+      return [part.stage, of("mean_ms"), of("slow_ms"), of("slow_share")];
+    });
+    return table([`${explained.kind} requests`, "mean ms", "slowest 1 %, ms", "share"], rows);
+  });
+  const operations = said.beneath.map((operation, index) => {
+    const of = (name) => figure(`${place}/beneath/${index}/${name}`);
+    return [operation.stage, of("count"), of("mean_ms"), of("p50_ms"), of("p99_ms")];
+  });
+  const beneath = operations.length > 0 ? [table(["each", "times", "mean ms", "p50 ms", "p99 ms"], operations)] : [];
+  const words = said.words.map((sentence) => make("p", {}, `${sentence}.`));
+  return [make("h2", {}, "Where the broker's time went"), ...words, make("p", {}, badge(at(path))), ...requests, ...beneath];
+}
+
 function runParts(path) {
-  return [lasted(path), ...notices(path), tiles(path), chartsOfRun(path), latencyTable(path), secondsTable(path)];
+  return [lasted(path), ...notices(path), tiles(path), chartsOfRun(path), latencyTable(path), ...explanation(path), secondsTable(path)];
 }
 
 // ---- Several sides
