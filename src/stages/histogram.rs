@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 
+use zerocopy::FromZeros;
+
 /// Bits of a span, below its highest, that choose its bucket.
 const DETAIL_BITS: u32 = 4;
 const DETAIL: usize = 1 << DETAIL_BITS;
@@ -12,7 +14,8 @@ const LONGEST_BITS: u32 = 36;
 
 const BUCKETS: usize = (LONGEST_BITS - DETAIL_BITS + 1) as usize * DETAIL;
 
-/// Spans of one kind on one core. It costs memory only where something is counted.
+/// Spans of one kind on one core; all zeroes when there are none.
+#[derive(FromZeros)]
 pub struct Histogram {
     counts: [Cell<u64>; BUCKETS],
     count: Cell<u64>,
@@ -21,15 +24,6 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    pub const fn new() -> Histogram {
-        Histogram {
-            counts: [const { Cell::new(0) }; BUCKETS],
-            count: Cell::new(0),
-            total_nanos: Cell::new(0),
-            longest_nanos: Cell::new(0),
-        }
-    }
-
     pub fn record(&self, nanos: u64) {
         let bucket = &self.counts[bucket_of(nanos)];
         bucket.set(bucket.get() + 1);
@@ -52,12 +46,6 @@ impl Histogram {
                 .map(|(bucket, count)| (bucket as u16, count.get()))
                 .collect(),
         }
-    }
-}
-
-impl Default for Histogram {
-    fn default() -> Histogram {
-        Histogram::new()
     }
 }
 
@@ -122,6 +110,7 @@ impl Distribution {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stages::zeroed;
 
     #[test]
     fn buckets_follow_each_other_without_a_gap() {
@@ -135,7 +124,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_within_a_sixteenth() {
-        let histogram = Histogram::new();
+        let histogram: Box<Histogram> = zeroed();
         for nanos in 1..=100_000 {
             histogram.record(nanos);
         }
@@ -154,14 +143,14 @@ mod tests {
 
     #[test]
     fn cores_add_up() {
-        let (one, other) = (Histogram::new(), Histogram::new());
+        let (one, other): (Box<Histogram>, Box<Histogram>) = (zeroed(), zeroed());
         for nanos in [5, 1000, 1_000_000] {
             one.record(nanos);
             other.record(2 * nanos);
         }
         let mut sum = one.distribution();
         sum.add(&other.distribution());
-        let both = Histogram::new();
+        let both: Box<Histogram> = zeroed();
         for nanos in [5, 10, 1000, 2000, 1_000_000, 2_000_000] {
             both.record(nanos);
         }

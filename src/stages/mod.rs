@@ -8,8 +8,11 @@ pub mod histogram;
 pub mod tasks;
 pub mod timing;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use zerocopy::FromZeros;
 
 use crate::io::clock::{self, Ticks};
 use histogram::{Distribution, Histogram};
@@ -116,28 +119,36 @@ impl Stage {
 /// Api keys that are counted one by one; the protocol has fewer.
 const APIS: usize = 128;
 
-/// One core's counts.
+/// One core's counts. All zeroes at first, so that memory is used only where something is counted.
+#[derive(FromZeros)]
 struct Core {
     stages: [Histogram; Stage::ALL.len()],
     requests: [Cell<u64>; APIS],
-    /// Times of requests by their api, for those that have come; they stay as long as the thread.
-    apis: [OnceCell<&'static Histogram>; APIS],
     slow: [Slow; Class::ALL.len()],
     pace: Pace,
     tasks: Tasks,
 }
 
 thread_local! {
-    static CORE: Core = const {
-        Core {
-            stages: [const { Histogram::new() }; Stage::ALL.len()],
-            requests: [const { Cell::new(0) }; APIS],
-            apis: [const { OnceCell::new() }; APIS],
-            slow: [const { Slow::new() }; Class::ALL.len()],
-            pace: Pace::new(),
-            tasks: Tasks::new(),
-        }
-    };
+    /// Made when a thread first counts something, which few do, and kept to its end.
+    static CORE: Cell<Option<&'static Core>> = const { Cell::new(None) };
+    /// Times of requests by their api, for those that have come.
+    static APIS_TIMED: RefCell<BTreeMap<i16, Box<Histogram>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+fn core() -> &'static Core {
+    CORE.get().unwrap_or_else(first_core)
+}
+
+#[cold]
+fn first_core() -> &'static Core {
+    let core: &'static Core = Box::leak(zeroed());
+    CORE.set(Some(core));
+    core
+}
+
+fn zeroed<T: FromZeros>() -> Box<T> {
+    T::new_box_zeroed().expect("memory for what is counted")
 }
 
 /// Requests whose slowest are told apart.
@@ -173,7 +184,7 @@ pub fn end(stage: Stage, began: Ticks) -> Ticks {
 }
 
 pub fn record(stage: Stage, nanos: u64) {
-    CORE.with(|core| core.stages[stage as usize].record(nanos));
+    core().stages[stage as usize].record(nanos);
 }
 
 /// What a core has counted since it began.
@@ -193,23 +204,25 @@ pub struct Sample {
 
 /// Of the core that this is called on.
 pub fn sample() -> Sample {
-    CORE.with(|core| {
-        let requests = core.requests.iter().enumerate();
-        let times = core.apis.iter().enumerate();
-        Sample {
-            requests: requests
-                .filter(|(_, count)| count.get() > 0)
-                .map(|(key, count)| (key as i16, count.get()))
-                .collect(),
-            times: times
-                .filter_map(|(key, times)| Some((key as i16, times.get()?.distribution())))
-                .collect(),
-            stages: core.stages.iter().map(Histogram::distribution).collect(),
-            slow: core.slow.iter().map(Slow::sample).collect(),
-            tasks: core.tasks.sample(),
-            cpu: clock::thread_cpu(),
-        }
-    })
+    let core = core();
+    let requests = core.requests.iter().enumerate();
+    let times = APIS_TIMED.with_borrow(|apis| {
+        let times = apis.iter();
+        times
+            .map(|(key, times)| (*key, times.distribution()))
+            .collect()
+    });
+    Sample {
+        requests: requests
+            .filter(|(_, count)| count.get() > 0)
+            .map(|(key, count)| (key as i16, count.get()))
+            .collect(),
+        times,
+        stages: core.stages.iter().map(Histogram::distribution).collect(),
+        slow: core.slow.iter().map(Slow::sample).collect(),
+        tasks: core.tasks.sample(),
+        cpu: clock::thread_cpu(),
+    }
 }
 
 #[cfg(test)]

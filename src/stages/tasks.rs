@@ -5,7 +5,9 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 
-use super::{APIS, CORE};
+use zerocopy::FromZeros;
+
+use super::{APIS, core};
 use crate::ids::TimestampMs;
 use crate::io::clock;
 use crate::protocol::api;
@@ -68,12 +70,14 @@ impl Task {
 }
 
 /// What the tasks of one core have used of it.
+#[derive(FromZeros)]
 pub(super) struct Tasks {
     used: [Used; NAMES.len() + APIS],
     /// Of the task that is running, what tasks that began inside it have used.
     within: Cell<u64>,
 }
 
+#[derive(FromZeros)]
 struct Used {
     polls: Cell<u64>,
     nanos: Cell<u64>,
@@ -98,22 +102,6 @@ pub struct TaskSample {
 }
 
 impl Tasks {
-    pub(super) const fn new() -> Tasks {
-        Tasks {
-            used: [const {
-                Used {
-                    polls: Cell::new(0),
-                    nanos: Cell::new(0),
-                    stalls: Cell::new(0),
-                    worst_nanos: Cell::new(0),
-                    worst_at_ms: Cell::new(0),
-                    last_at_ms: Cell::new(0),
-                }
-            }; NAMES.len() + APIS],
-            within: Cell::new(0),
-        }
-    }
-
     /// Those that have run.
     pub(super) fn sample(&self) -> Vec<TaskSample> {
         let used = self.used.iter().enumerate();
@@ -154,14 +142,13 @@ impl Used {
 
 /// Counts what `poll` uses of the core as the task's. A task that begins inside another counts for itself.
 fn watch<T>(task: Task, poll: impl FnOnce() -> T) -> T {
-    let outer = CORE.with(|core| core.tasks.within.replace(0));
+    let tasks = &core().tasks;
+    let outer = tasks.within.replace(0);
     let began = clock::ticks();
     let result = poll();
     let nanos = clock::ticks().nanos_since(began);
-    CORE.with(|core| {
-        let within = core.tasks.within.replace(outer + nanos);
-        core.tasks.used[task.0].on_poll(nanos.saturating_sub(within));
-    });
+    let within = tasks.within.replace(outer + nanos);
+    tasks.used[task.0].on_poll(nanos.saturating_sub(within));
     result
 }
 
@@ -188,7 +175,7 @@ mod tests {
     use super::*;
 
     fn of(task: Task) -> Option<TaskSample> {
-        let all = CORE.with(|core| core.tasks.sample());
+        let all = core().tasks.sample();
         all.into_iter().find(|sample| sample.task == task)
     }
 

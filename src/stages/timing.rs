@@ -3,8 +3,9 @@
 
 use std::cell::Cell;
 
-use super::histogram::Histogram;
-use super::{APIS, CORE, Class, Core, Stage, WAY};
+use zerocopy::FromZeros;
+
+use super::{APIS, APIS_TIMED, Class, Core, Stage, WAY, core, zeroed};
 use crate::io::clock::{self, Ticks};
 use crate::protocol::Request;
 use crate::protocol::messages::{FetchRequest, ProduceRequest};
@@ -12,13 +13,17 @@ use crate::protocol::messages::{FetchRequest, ProduceRequest};
 /// Requests a second that one core times: at under half a microsecond each, 0.5 % of its time at the most.
 const TIMED_PER_SECOND: u64 = 10_000;
 
+/// The most that [`Pace::rarity`] becomes.
+const RAREST: u32 = 16;
+
 /// How often [`on_tick`] is expected.
 pub const TICKS_PER_SECOND: u64 = 2;
 
 /// Which receives are timed, with all the requests that they complete.
+#[derive(FromZeros)]
 pub(super) struct Pace {
-    /// One of so many receives.
-    every: Cell<u32>,
+    /// One of 2^this receives.
+    rarity: Cell<u32>,
     /// Receives until the next that is timed.
     until_next: Cell<u32>,
     timed_since_tick: Cell<u64>,
@@ -26,24 +31,16 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) const fn new() -> Pace {
-        Pace {
-            every: Cell::new(1),
-            until_next: Cell::new(0),
-            timed_since_tick: Cell::new(0),
-            random: Cell::new(0x9e37_79b9),
-        }
-    }
-
     /// Whether the next receive is timed. Which of them are is left to chance, as connections take turns.
     fn is_timed(&self) -> bool {
         if self.until_next.get() > 0 {
             self.until_next.set(self.until_next.get() - 1);
             return false;
         }
-        let every = self.every.get();
-        if every > 1 {
-            self.until_next.set(self.draw() % (2 * every - 1));
+        let rarity = self.rarity.get();
+        if rarity > 0 {
+            // As many as are left out in the mean.
+            self.until_next.set(self.draw() % ((2 << rarity) - 1));
         }
         true
     }
@@ -53,7 +50,7 @@ impl Pace {
         self.timed_since_tick.set(timed);
         if timed > TIMED_PER_SECOND / TICKS_PER_SECOND {
             self.timed_since_tick.set(0);
-            self.every.set((2 * self.every.get()).min(1 << 16));
+            self.rarity.set((self.rarity.get() + 1).min(RAREST));
         }
     }
 
@@ -61,13 +58,14 @@ impl Pace {
         let timed = self.timed_since_tick.replace(0);
         let allowed = TIMED_PER_SECOND / TICKS_PER_SECOND;
         if timed < allowed / 4 {
-            self.every.set((self.every.get() / 2).max(1));
+            self.rarity.set(self.rarity.get().saturating_sub(1));
         }
     }
 
     /// Marsaglia's xorshift: chance that costs nothing and is the same in every run.
     fn draw(&self) -> u32 {
-        let mut random = self.random.get();
+        // Zero would stay zero.
+        let mut random = self.random.get() | 1;
         random ^= random << 13;
         random ^= random >> 17;
         random ^= random << 5;
@@ -78,12 +76,12 @@ impl Pace {
 
 /// To be called [`TICKS_PER_SECOND`] times a second: where few requests come, more of them are timed.
 pub fn on_tick() {
-    CORE.with(|core| core.pace.on_tick());
+    core().pace.on_tick();
 }
 
 /// The moment before a receive, if it is to be timed.
 pub fn before_receive() -> Option<Ticks> {
-    CORE.with(|core| core.pace.is_timed()).then(clock::ticks)
+    core().pace.is_timed().then(clock::ticks)
 }
 
 /// One request's time, from when it was received to when its response has left; of most requests nothing.
@@ -91,7 +89,7 @@ pub fn before_receive() -> Option<Ticks> {
 pub struct Timing(Option<Box<Timeline>>);
 
 struct Timeline {
-    api: usize,
+    api: i16,
     received: Ticks,
     /// Up to here its time is given to stages.
     last: Ticks,
@@ -152,22 +150,21 @@ impl Spent {
 impl Timing {
     /// Counts a request that begins, and times it if its receive was.
     pub fn begin(api_key: i16, received: Option<Ticks>) -> Timing {
-        CORE.with(|core| {
-            let api = usize::try_from(api_key).unwrap_or(APIS).min(APIS - 1);
-            core.requests[api].set(core.requests[api].get() + 1);
-            let Some(received) = received else {
-                return Timing(None);
-            };
-            core.pace.on_timed();
-            let mut timing = Timing(Some(Box::new(Timeline {
-                api,
-                received,
-                last: received,
-                spent: [0; WAY],
-            })));
-            timing.pass(Stage::Queue);
-            timing
-        })
+        let core = core();
+        let api = usize::try_from(api_key).unwrap_or(APIS).min(APIS - 1);
+        core.requests[api].set(core.requests[api].get() + 1);
+        let Some(received) = received else {
+            return Timing(None);
+        };
+        core.pace.on_timed();
+        let mut timing = Timing(Some(Box::new(Timeline {
+            api: api_key,
+            received,
+            last: received,
+            spent: [0; WAY],
+        })));
+        timing.pass(Stage::Queue);
+        timing
     }
 
     pub fn is_on(&self) -> bool {
@@ -218,7 +215,7 @@ pub fn finish_all(timings: impl Iterator<Item = Timing>) {
         if let Timing(Some(mut timeline)) = timing {
             let now = *now.get_or_insert_with(clock::ticks);
             timeline.pass(Stage::Respond, now);
-            CORE.with(|core| core.on_finished(&timeline, now));
+            core().on_finished(&timeline, now);
         }
     }
 }
@@ -230,7 +227,7 @@ impl Timeline {
     }
 
     fn class(&self) -> Class {
-        match self.api as i16 {
+        match self.api {
             ProduceRequest::KEY => Class::Produce,
             FetchRequest::KEY => Class::Fetch,
             _ => Class::Other,
@@ -247,8 +244,10 @@ impl Core {
             }
         }
         self.slow[timeline.class() as usize].record(&timeline.spent);
-        let times = self.apis[timeline.api].get_or_init(|| Box::leak(Box::new(Histogram::new())));
-        times.record(now.nanos_since(timeline.received));
+        APIS_TIMED.with_borrow_mut(|apis| {
+            let times = apis.entry(timeline.api).or_insert_with(zeroed);
+            times.record(now.nanos_since(timeline.received));
+        });
     }
 }
 
@@ -259,10 +258,12 @@ const ROWS: usize = ((LONGEST_BITS - DETAIL_BITS + 1) as usize) << DETAIL_BITS;
 
 /// Requests of one class by how long they took, and what those of each length spent it on: so the slowest can be
 /// told from the rest.
+#[derive(FromZeros)]
 pub(super) struct Slow {
     rows: [Row; ROWS],
 }
 
+#[derive(FromZeros)]
 struct Row {
     count: Cell<u64>,
     spent: [Cell<u64>; WAY],
@@ -276,17 +277,6 @@ pub type SlowSample = Vec<SlowRow>;
 pub type SlowRow = (u64, u64, [u64; WAY]);
 
 impl Slow {
-    pub(super) const fn new() -> Slow {
-        Slow {
-            rows: [const {
-                Row {
-                    count: Cell::new(0),
-                    spent: [const { Cell::new(0) }; WAY],
-                }
-            }; ROWS],
-        }
-    }
-
     fn record(&self, spent: &[u64; WAY]) {
         let row = &self.rows[row_of(spent.iter().sum())];
         row.count.set(row.count.get() + 1);
