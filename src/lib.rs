@@ -31,6 +31,9 @@ pub mod partition;
 /// One partition's log on disk.
 pub mod log;
 
+/// Consumer groups: pure machines, one a partition of their log.
+pub mod coordinator;
+
 /// The cluster's metadata: a pure machine, its image, and the driver that stores what it decides.
 pub mod controller;
 

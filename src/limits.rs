@@ -76,5 +76,22 @@ pub const DECOMPRESSED_BATCH_BYTES_MAX: usize = 128 << 20;
 /// How many refused records of one batch an answer lists; the batch is refused as a whole anyway.
 pub const RECORD_ERRORS_MAX: usize = 1000;
 
+/// What one member of a group may say under all of its protocols together: a group's record, with what all members say,
+/// must fit a batch.
+pub const MEMBER_METADATA_BYTES_MAX: usize = 1 << 20;
+
+/// What all members of one group may say under all of their protocols together.
+pub const GROUP_METADATA_BYTES_MAX: usize = 16 << 20;
+
+/// Member ids of one group that were given out and have not been joined with.
+pub const GROUP_PENDING_MEMBERS_MAX: usize = 10_000;
+
+/// Groups whose offsets one partition of `__consumer_offsets` holds.
+pub const GROUPS_PER_COORDINATOR_MAX: usize = 100_000;
+
+/// Bytes of a coordinator's log that are replayed at a time.
+pub const COORDINATOR_LOAD_BYTES: usize = 1 << 20;
+
+const _: () = assert!(GROUP_METADATA_BYTES_MAX >= MEMBER_METADATA_BYTES_MAX);
 const _: () = assert!(COLD_READ_BYTES >= YIELD_BYTES);
 const _: () = assert!(CONNECTION_RESPONSE_BYTES_MAX >= COLD_READ_BYTES);

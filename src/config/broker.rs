@@ -9,7 +9,9 @@ use super::{
     admin, definitions,
     listener::{self, SecurityProtocol},
 };
+use crate::coordinator;
 use crate::ids::BrokerId;
+use crate::protocol::compression::Codec;
 
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -54,7 +56,11 @@ pub struct BrokerConfig {
 
     pub producer_id_expiration_ms: i64,
     pub offsets_topic_partitions: i32,
-    pub offsets_topic_replication_factor: i16,
+    /// `None` when not given: as many as Kafka's default and the brokers allow.
+    pub offsets_topic_replication_factor: Option<i16>,
+    pub offsets_topic_segment_bytes: i32,
+    pub offsets_topic_codec: Codec,
+    pub groups: coordinator::Settings,
     pub transaction_topic_partitions: i32,
     pub transaction_topic_replication_factor: i16,
 
@@ -127,7 +133,12 @@ impl BrokerConfig {
             describe_partitions_max: values.number("max.request.partition.size.limit"),
             producer_id_expiration_ms: values.number("producer.id.expiration.ms"),
             offsets_topic_partitions: values.number("offsets.topic.num.partitions"),
-            offsets_topic_replication_factor: values.number("offsets.topic.replication.factor"),
+            offsets_topic_replication_factor: given
+                .contains_key("offsets.topic.replication.factor")
+                .then(|| values.number("offsets.topic.replication.factor")),
+            offsets_topic_segment_bytes: values.number("offsets.topic.segment.bytes"),
+            offsets_topic_codec: codec(&values, "offsets.topic.compression.codec")?,
+            groups: groups(&values),
             transaction_topic_partitions: values.number("transaction.state.log.num.partitions"),
             transaction_topic_replication_factor: values
                 .number("transaction.state.log.replication.factor"),
@@ -186,6 +197,30 @@ impl BrokerConfig {
             given: &self.given,
             dynamic,
         }
+    }
+}
+
+/// Compression types by the numbers they have in batches.
+fn codec(values: &Values<'_>, name: &str) -> Result<Codec, ConfigError> {
+    let id: i16 = values.number(name);
+    Codec::from_id(id).ok_or_else(|| {
+        ConfigError::Invalid(format!(
+            "{name}={id}: 0 is none, 1 gzip, 2 snappy, 3 lz4, 4 zstd"
+        ))
+    })
+}
+
+fn groups(values: &Values<'_>) -> coordinator::Settings {
+    let retention_minutes: i64 = values.number("offsets.retention.minutes");
+    coordinator::Settings {
+        initial_rebalance_delay_ms: values.number("group.initial.rebalance.delay.ms"),
+        session_timeout_min_ms: values.number("group.min.session.timeout.ms"),
+        session_timeout_max_ms: values.number("group.max.session.timeout.ms"),
+        group_size_max: values.number("group.max.size"),
+        offset_metadata_max: values.number("offset.metadata.max.bytes"),
+        offsets_retention_ms: retention_minutes * 60_000,
+        retention_check_interval_ms: values.number("offsets.retention.check.interval.ms"),
+        ..coordinator::Settings::default()
     }
 }
 

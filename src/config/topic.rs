@@ -113,10 +113,15 @@ fn flush_policy(name: &str) -> FlushPolicy {
 }
 
 /// Checks a topic's own settings as a whole: names, values, and values against each other.
-/// `layers` supply what the topic does not set.
+/// `layers` supply what the topic does not set. Topics of the broker's own may be for compaction: what they hold is
+/// read as if they were compacted.
 ///
 /// Errors: `ConfigError::Invalid` with Kafka's text, for INVALID_CONFIG.
-pub fn validate(overrides: &Settings, layers: Layers<'_>) -> Result<(), ConfigError> {
+pub fn validate(
+    overrides: &Settings,
+    layers: Layers<'_>,
+    is_internal: bool,
+) -> Result<(), ConfigError> {
     for name in overrides.keys() {
         if !definitions::topic().contains_key(name.as_str()) {
             return Err(ConfigError::Invalid(format!(
@@ -135,11 +140,8 @@ pub fn validate(overrides: &Settings, layers: Layers<'_>) -> Result<(), ConfigEr
             "conflict topic config setting min.compaction.lag.ms ({min_lag}) > max.compaction.lag.ms ({max_lag})"
         )));
     }
-    if values
-        .list("cleanup.policy")
-        .iter()
-        .any(|policy| policy == "compact")
-    {
+    let policies = values.list("cleanup.policy");
+    if !is_internal && policies.iter().any(|policy| policy == "compact") {
         return Err(ConfigError::Invalid(COMPACTION_REFUSED.into()));
     }
     if values.truth("remote.storage.enable") {
@@ -295,7 +297,7 @@ mod tests {
         let broker = broker();
         let none = DynamicConfigs::default();
         let refused = |own: &[(&str, &str)]| {
-            validate(&settings(own), broker.layers(&none))
+            validate(&settings(own), broker.layers(&none), false)
                 .unwrap_err()
                 .to_string()
         };
@@ -309,6 +311,13 @@ mod tests {
             ]),
             "conflict topic config setting min.compaction.lag.ms (9) > max.compaction.lag.ms (8)"
         );
-        assert!(validate(&settings(&[("retention.ms", "-1")]), broker.layers(&none)).is_ok());
+        assert!(
+            validate(
+                &settings(&[("retention.ms", "-1")]),
+                broker.layers(&none),
+                false
+            )
+            .is_ok()
+        );
     }
 }

@@ -222,7 +222,8 @@ async fn replay_all(log: &Rc<Log>, replay: &mut Replay) -> Result<u64, BootError
     Ok(bytes_read)
 }
 
-async fn in_memory(records: Records) -> std::io::Result<bytes::Bytes> {
+/// The bytes of records, wherever they lie.
+pub(crate) async fn in_memory(records: Records) -> std::io::Result<bytes::Bytes> {
     let mut all = bytes::BytesMut::with_capacity(records.len());
     for part in records.parts() {
         match part {

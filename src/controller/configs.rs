@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Controller, Outcome, Refusal, state::bounded, validate_topic_name};
+use super::{Controller, Outcome, Refusal, is_internal_topic, state::bounded, validate_topic_name};
 use crate::{
     config::{
         self, Kind, Settings, UpdateMode, Value,
@@ -272,7 +272,7 @@ impl Controller {
             return Err(invalid_request("Default topic resources are not allowed."));
         }
         validate_topic_name(name)?;
-        self.validate_topic_settings(wanted)?;
+        self.validate_topic_settings(name, wanted)?;
         if self.image.topic(name).is_none() {
             return Err(Refusal::new(
                 ErrorCode::UnknownTopicOrPartition,
@@ -282,9 +282,14 @@ impl Controller {
         Ok(())
     }
 
-    pub(super) fn validate_topic_settings(&self, settings: &Settings) -> Result<(), Refusal> {
+    pub(super) fn validate_topic_settings(
+        &self,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<(), Refusal> {
         let dynamic = self.dynamic_configs();
-        config::topic::validate(settings, self.config.layers(&dynamic))?;
+        let is_internal = is_internal_topic(name);
+        config::topic::validate(settings, self.config.layers(&dynamic), is_internal)?;
         Ok(())
     }
 

@@ -30,6 +30,7 @@ pub mod driver;
 mod entropy;
 mod features;
 mod image;
+mod internal;
 pub mod metadata_log;
 mod placement;
 mod registration;

@@ -65,10 +65,19 @@ pub fn validate_topic_name(name: &str) -> Result<(), Refusal> {
 }
 
 /// A topic about to exist.
-struct NewTopic {
+pub(super) struct NewTopic {
     settings: Settings,
     /// By partition, preferred leader first.
     replicas: Vec<Vec<BrokerId>>,
+}
+
+impl NewTopic {
+    pub(super) fn with(settings: Settings) -> NewTopic {
+        NewTopic {
+            settings,
+            replicas: Vec::new(),
+        }
+    }
 }
 
 impl Controller {
@@ -180,10 +189,7 @@ impl Controller {
         }
         validate_topic_name(&topic.name)?;
         let settings = self.creation_settings(topic)?;
-        Ok(NewTopic {
-            settings,
-            replicas: Vec::new(),
-        })
+        Ok(NewTopic::with(settings))
     }
 
     fn creation_settings(&self, topic: &CreatableTopic) -> Result<Settings, Refusal> {
@@ -209,11 +215,11 @@ impl Controller {
                 Some((config.name.to_string(), config.value.as_ref()?.to_string()))
             })
             .collect();
-        self.validate_topic_settings(&settings)?;
+        self.validate_topic_settings(&topic.name, &settings)?;
         Ok(settings)
     }
 
-    fn create_topic(
+    pub(super) fn create_topic(
         &self,
         topic: &CreatableTopic,
         mut new: NewTopic,

@@ -5,10 +5,12 @@ pub mod alter_configs;
 pub mod api_versions;
 pub mod create_partitions;
 pub mod create_topics;
+pub mod delete_groups;
 pub mod delete_records;
 pub mod delete_topics;
 pub mod describe_cluster;
 pub mod describe_configs;
+pub mod describe_groups;
 pub mod describe_log_dirs;
 pub mod describe_producers;
 pub mod describe_quorum;
@@ -16,14 +18,24 @@ pub mod describe_topic_partitions;
 pub mod errors;
 pub mod fetch;
 pub mod fetch_session;
+pub mod find_coordinator;
+pub mod groups;
+pub mod heartbeat;
 pub mod incremental_alter_configs;
 pub mod init_producer_id;
+pub mod join_group;
 pub mod leader_hints;
+pub mod leave_group;
 pub mod list_config_resources;
+pub mod list_groups;
 pub mod list_offsets;
 pub mod metadata;
+pub mod offset_commit;
+pub mod offset_delete;
+pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod sync_group;
 pub mod update_features;
 
 use std::future::Future;
@@ -267,6 +279,22 @@ async fn alone(context: Rc<Context>, header: Header) -> Result<Option<Frame>, Ma
         DescribeTopicPartitionsRequest::KEY => {
             run(context, header, describe_topic_partitions::handle).await
         }
+        FindCoordinatorRequest::KEY => run(context, header, find_coordinator::handle).await,
+        JoinGroupRequest::KEY => {
+            let client = groups::client(&context, header.client_id());
+            let handle =
+                |context, request, version| join_group::handle(context, client, request, version);
+            run(context, header, handle).await
+        }
+        SyncGroupRequest::KEY => run(context, header, sync_group::handle).await,
+        HeartbeatRequest::KEY => run(context, header, heartbeat::handle).await,
+        LeaveGroupRequest::KEY => run(context, header, leave_group::handle).await,
+        OffsetCommitRequest::KEY => run(context, header, offset_commit::handle).await,
+        OffsetFetchRequest::KEY => run(context, header, offset_fetch::handle).await,
+        OffsetDeleteRequest::KEY => run(context, header, offset_delete::handle).await,
+        DescribeGroupsRequest::KEY => run(context, header, describe_groups::handle).await,
+        ListGroupsRequest::KEY => run(context, header, list_groups::handle).await,
+        DeleteGroupsRequest::KEY => run(context, header, delete_groups::handle).await,
         key => unreachable!("api key {key} is advertised and has no handler"),
     }
 }

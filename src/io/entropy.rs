@@ -6,6 +6,11 @@ pub fn uuid() -> [u8; 16] {
     uuid::Uuid::new_v4().into_bytes()
 }
 
+/// Another one, as text.
+pub fn uuid_text() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
 /// A seed for [`Random`].
 pub fn seed() -> u64 {
     // Two UUID halves, so that the fixed version and variant bits meet random ones.

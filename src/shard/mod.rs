@@ -2,6 +2,7 @@
 //! It is the state that handlers work on; it decides nothing of Kafka's itself.
 
 pub mod checkpoints;
+pub mod coordinators;
 pub mod mesh;
 pub mod producer_ids;
 pub mod routes;
@@ -33,6 +34,7 @@ use crate::net::seats::{Bounds, Connections};
 use crate::partition::{Partition, PartitionError};
 use crate::protocol::{Str, Uuid};
 use checkpoints::Checkpoints;
+use coordinators::Coordinators;
 use mesh::Mesh;
 use producer_ids::ProducerIds;
 use traffic::Traffic;
@@ -79,6 +81,7 @@ pub struct Shard {
     pub logs: LogContext,
     pub fetch_sessions: RefCell<FetchSessions>,
     pub producer_ids: ProducerIds,
+    pub coordinators: Coordinators,
     pub complaints: Complaints,
     pub traffic: Traffic,
     /// Of the data folder; on the leading core alone.
@@ -108,6 +111,7 @@ impl Shard {
             logs,
             fetch_sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::default(),
+            coordinators: Coordinators::new(clock::now()),
             complaints: Complaints::new(clock::now()),
             traffic: Traffic::default(),
             checkpoints: Checkpoints::default(),
@@ -338,6 +342,7 @@ impl Shard {
         for partition in self.partitions() {
             partition.on_stopping();
         }
+        self.coordinators.stop();
     }
 
     /// Does what time brings about, until the shard stops.

@@ -29,7 +29,7 @@ use crate::net::seats::{Bounds, Connections};
 use crate::net::{listener, live};
 use crate::protocol::{Str, Uuid};
 use crate::shard::mesh::{self, Mesh, MeshEnds};
-use crate::shard::{Broker, Shard, checkpoints, sync};
+use crate::shard::{Broker, Shard, checkpoints, coordinators, sync};
 use crate::stages::tasks::{self, Task};
 
 /// The default of 100 ms makes timers that late under load; the shorter it is, the more often a core sleeps
@@ -420,6 +420,7 @@ fn accept(shard: Rc<Shard>) {
         tasks::spawn(Task::ACCEPT, listener::accept(shard.clone(), bound, name)).detach();
     }
     tasks::spawn(Task::UPKEEP, live::sweep(shard.clone())).detach();
+    tasks::spawn(Task::UPKEEP, coordinators::keep_time(shard.clone())).detach();
     tasks::spawn(Task::UPKEEP, shard.tick()).detach();
 }
 

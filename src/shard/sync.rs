@@ -23,7 +23,7 @@ use crate::partition::{Partition, PartitionError};
 use crate::protocol::Uuid;
 use crate::shard::Shard;
 use crate::shard::routes::shard_of;
-use crate::shard::strays;
+use crate::shard::{coordinators, strays};
 use crate::stages::tasks::{self, Task};
 
 /// Logs that one core opens or creates at the same time.
@@ -52,7 +52,8 @@ pub async fn apply(shard: Rc<Shard>, image: Arc<MetadataImage>, delta: Arc<Metad
         }
     }
     open_all(&shard, created, None).await;
-    shard.set_image(image);
+    shard.set_image(image.clone());
+    coordinators::on_image(&shard, &image, Some(&delta));
     for topic in delta.deleted_topics.values() {
         for index in 0..topic.partitions.len() {
             remove(&shard, topic, PartitionIndex(index as i32)).await;
@@ -93,7 +94,8 @@ pub async fn open(shard: Rc<Shard>, image: Arc<MetadataImage>, folder: Arc<Folde
     }
     shard.retune_all(&image);
     let opened = open_all(&shard, here, Some(&folder)).await;
-    shard.set_image(image);
+    shard.set_image(image.clone());
+    coordinators::on_image(&shard, &image, None);
     opened
 }
 

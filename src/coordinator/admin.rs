@@ -1,0 +1,131 @@
+//! Owns what administrators ask of groups: list, describe, delete, and reading and deleting offsets.
+
+use crate::protocol::messages::describe_groups_response::DescribedGroup;
+use crate::protocol::messages::list_groups_response::ListedGroup;
+use crate::protocol::messages::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use crate::protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
+use crate::protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
+use crate::protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
+use crate::protocol::{ErrorCode, Str};
+
+use super::machine::{Coordinator, Group};
+use super::records::Record;
+
+/// A DescribeGroups from this version on is told that a group is not there (KIP-1043).
+const NOT_FOUND_SINCE: i16 = 6;
+/// What older ones are told.
+const DEAD: &str = "Dead";
+
+impl Coordinator {
+    pub(super) fn fetch_offsets(
+        &self,
+        group: Str,
+        topics: Option<&[OffsetFetchRequestTopics]>,
+    ) -> OffsetFetchResponseGroup {
+        OffsetFetchResponseGroup {
+            topics: self.offsets.fetch(&group, topics),
+            group_id: group,
+            error_code: ErrorCode::None.code(),
+        }
+    }
+
+    pub(super) fn delete_offsets(
+        &mut self,
+        records: &mut Vec<Record>,
+        request: &OffsetDeleteRequest,
+    ) -> OffsetDeleteResponse {
+        let checked = match self.groups.get(&request.group_id) {
+            _ if request.group_id.is_empty() => Err(ErrorCode::InvalidGroupId),
+            None => Err(ErrorCode::GroupIdNotFound),
+            Some(group @ Group::Classic(classic)) => classic.check_offset_delete().map(|()| group),
+        };
+        let group = match checked {
+            Ok(group) => group,
+            Err(error) => {
+                return OffsetDeleteResponse {
+                    error_code: error.code(),
+                    ..OffsetDeleteResponse::default()
+                };
+            }
+        };
+        let offsets = &mut self.offsets;
+        let topics = request.topics.iter().map(|topic| {
+            let subscribed = group.is_subscribed_to(&topic.name);
+            let partitions = topic.partitions.iter().map(|partition| {
+                let index = partition.partition_index;
+                if !subscribed {
+                    records.extend(offsets.delete(&request.group_id, &topic.name, index));
+                }
+                let error = match subscribed {
+                    true => ErrorCode::GroupSubscribedToTopic,
+                    false => ErrorCode::None,
+                };
+                OffsetDeleteResponsePartition {
+                    partition_index: index,
+                    error_code: error.code(),
+                }
+            });
+            OffsetDeleteResponseTopic {
+                name: topic.name.clone(),
+                partitions: partitions.collect(),
+            }
+        });
+        OffsetDeleteResponse {
+            topics: topics.collect(),
+            ..OffsetDeleteResponse::default()
+        }
+    }
+
+    pub(super) fn describe(&self, id: &Str, version: i16) -> DescribedGroup {
+        let error = match self.groups.get(id) {
+            _ if id.is_empty() => ErrorCode::InvalidGroupId,
+            Some(Group::Classic(group)) => return group.describe(),
+            None if version >= NOT_FOUND_SINCE => ErrorCode::GroupIdNotFound,
+            None => ErrorCode::None,
+        };
+        let is_dead = !id.is_empty();
+        DescribedGroup {
+            error_code: error.code(),
+            error_message: (error == ErrorCode::GroupIdNotFound)
+                .then(|| Str::from(format!("Group {id} not found."))),
+            group_id: id.clone(),
+            group_state: is_dead.then(|| Str::from(DEAD)).unwrap_or_default(),
+            ..DescribedGroup::default()
+        }
+    }
+
+    pub(super) fn delete_group(
+        &mut self,
+        id: &Str,
+        records: &mut Vec<Record>,
+    ) -> Result<(), ErrorCode> {
+        let group = self.groups.get(id).filter(|_| !id.is_empty());
+        match group {
+            None if id.is_empty() => return Err(ErrorCode::InvalidGroupId),
+            None => return Err(ErrorCode::GroupIdNotFound),
+            Some(group) if !group.is_empty() => return Err(ErrorCode::NonEmptyGroup),
+            Some(_) => {}
+        }
+        self.offsets.delete_group(id, records);
+        self.forget_group(id, records);
+        Ok(())
+    }
+
+    pub(super) fn list(&self, states: &[Str], types: &[Str]) -> Vec<ListedGroup> {
+        let fits = |wanted: &[Str], name: &str| {
+            wanted.is_empty() || wanted.iter().any(|one| one.eq_ignore_ascii_case(name))
+        };
+        let groups = self.groups.iter().filter(|(_, group)| {
+            fits(states, group.state_name()) && fits(types, group.type_name())
+        });
+        let told = groups.map(|(id, group)| ListedGroup {
+            group_id: id.clone(),
+            protocol_type: group.protocol_type(),
+            group_state: Str::from(group.state_name()),
+            group_type: Str::from(group.type_name()),
+        });
+        told.collect()
+    }
+}

@@ -1,0 +1,440 @@
+//! Owns the coordinators of this core: those of the partitions of `__consumer_offsets` that live here. It loads them
+//! from their logs, hands them requests and the time, appends what they write, and lets their answers out when all
+//! before them is committed. It decides nothing about groups itself.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::channel::{mpsc, oneshot};
+use futures::future::{Either, select};
+use futures::task::AtomicWaker;
+use tracing::{error, info, warn};
+
+use crate::controller::boot::in_memory;
+use crate::controller::{MetadataDelta, MetadataImage};
+use crate::coordinator::{
+    Actions, Answer, Coordinator, Now, OFFSETS_TOPIC, Record, Request, Settings, Token,
+};
+use crate::ids::{Offset, PartitionIndex, TimestampMs};
+use crate::io::clock;
+use crate::limits::{COORDINATOR_LOAD_BYTES, DECOMPRESSED_BATCH_BYTES_MAX};
+use crate::log::LogError;
+use crate::partition::waiting::Acknowledgement;
+use crate::partition::{Acks, Partition, PartitionError};
+use crate::protocol::batch::{self, Batch, BatchBuilder, records};
+use crate::protocol::compression::Codec;
+use crate::protocol::{ErrorCode, Str};
+use crate::shard::Shard;
+
+/// The coordinators of one core.
+pub struct Coordinators {
+    slots: RefCell<BTreeMap<PartitionIndex, Slot>>,
+    /// Where monotonic time begins.
+    epoch: Instant,
+    /// Until when the core's clock task sleeps.
+    sleeps_until: Cell<i64>,
+    clock: AtomicWaker,
+    next_token: Cell<u64>,
+    stopped: Cell<bool>,
+}
+
+/// What has become of a partition's coordinator.
+enum Slot {
+    Loading(Rc<Partition>),
+    Ready(Rc<Driver>),
+    /// Its log cannot be read or written.
+    Failed,
+}
+
+/// A coordinator at work.
+struct Driver {
+    partition: Rc<Partition>,
+    codec: Codec,
+    machine: RefCell<Coordinator>,
+    /// Requests that the coordinator has not answered yet.
+    waiting: RefCell<BTreeMap<Token, Caller>>,
+    /// Answers that wait for records, in order.
+    held: mpsc::UnboundedSender<Held>,
+    held_count: Cell<usize>,
+}
+
+type Caller = oneshot::Sender<Result<Answer, ErrorCode>>;
+
+struct Held {
+    /// Of the last record before the answers; `None`: whatever the one before waits for.
+    committed: Option<Acknowledgement<LogError>>,
+    answers: Vec<(Caller, Answer)>,
+}
+
+impl Coordinators {
+    pub fn new(now: Instant) -> Coordinators {
+        Coordinators {
+            slots: RefCell::default(),
+            epoch: now,
+            sleeps_until: Cell::new(i64::MAX),
+            clock: AtomicWaker::new(),
+            next_token: Cell::new(0),
+            stopped: Cell::new(false),
+        }
+    }
+
+    fn now(&self) -> Now {
+        let elapsed = clock::now().saturating_duration_since(self.epoch);
+        Now {
+            monotonic_ms: elapsed.as_millis() as i64,
+            wall_ms: clock::wall_ms(),
+        }
+    }
+
+    /// Hands a request to a coordinator of this core.
+    ///
+    /// Errors: what the client is told when there is no coordinator that could decide.
+    pub async fn ask(
+        &self,
+        partition: PartitionIndex,
+        request: Request,
+    ) -> Result<Answer, ErrorCode> {
+        let driver = self.ready(partition)?;
+        let (caller, answer) = oneshot::channel();
+        let token = Token(self.next_token.replace(self.next_token.get() + 1));
+        driver.waiting.borrow_mut().insert(token, caller);
+        let now = self.now();
+        let actions = {
+            let mut machine = driver.machine.borrow_mut();
+            machine.on_request(now, token, request)
+        };
+        self.perform(&driver, now, actions);
+        answer.await.unwrap_or(Err(ErrorCode::NotCoordinator))
+    }
+
+    fn ready(&self, partition: PartitionIndex) -> Result<Rc<Driver>, ErrorCode> {
+        match self.slots.borrow().get(&partition) {
+            Some(Slot::Ready(driver)) => Ok(driver.clone()),
+            Some(Slot::Loading(_)) => Err(ErrorCode::CoordinatorLoadInProgress),
+            Some(Slot::Failed) | None => Err(ErrorCode::NotCoordinator),
+        }
+    }
+
+    /// The partitions whose coordinators are here.
+    pub fn partitions(&self) -> Vec<PartitionIndex> {
+        self.slots.borrow().keys().copied().collect()
+    }
+
+    fn perform(&self, driver: &Rc<Driver>, now: Now, actions: Actions) {
+        let committed = match driver.append(&actions.records, now.wall_ms) {
+            Ok(committed) => committed,
+            Err(error) => return self.fail(driver, &error),
+        };
+        let mut waiting = driver.waiting.borrow_mut();
+        let answers = actions.answers.into_iter();
+        let answers = answers.filter_map(|(token, answer)| Some((waiting.remove(&token)?, answer)));
+        let answers: Vec<_> = answers.collect();
+        drop(waiting);
+        if committed.is_none() && driver.held_count.get() == 0 {
+            answer_all(answers);
+        } else if committed.is_some() || !answers.is_empty() {
+            driver.held_count.set(driver.held_count.get() + 1);
+            let held = Held { committed, answers };
+            // The task that takes them is gone when the coordinator is; whoever waits learns it by the drop.
+            let _failed = driver.held.unbounded_send(held);
+        }
+        self.watch(driver);
+    }
+
+    /// Has the clock look again if a time comes earlier than what it sleeps for.
+    fn watch(&self, driver: &Driver) {
+        let due = driver.machine.borrow().next_due();
+        if due.is_some_and(|due| due < self.sleeps_until.get()) {
+            self.clock.wake();
+        }
+    }
+
+    /// A coordinator whose log fails can promise nothing any more, and has not told what it could not store.
+    fn fail(&self, driver: &Rc<Driver>, error: &PartitionError) {
+        let index = driver.partition.index;
+        let mut slots = self.slots.borrow_mut();
+        if let Some(Slot::Ready(current)) = slots.get(&index)
+            && Rc::ptr_eq(current, driver)
+        {
+            error!(partition = %index, %error, "a group coordinator has lost its log");
+            slots.insert(index, Slot::Failed);
+        }
+        drop(slots);
+        driver.give_up();
+    }
+
+    /// The broker stops: whoever waits for other members is told to look elsewhere.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        for slot in self.slots.take().into_values() {
+            if let Slot::Ready(driver) = slot {
+                driver.give_up();
+            }
+        }
+        self.clock.wake();
+    }
+}
+
+impl Driver {
+    /// Appends records in as few batches as they fit in.
+    fn append(
+        &self,
+        records: &[Record],
+        now: TimestampMs,
+    ) -> Result<Option<Acknowledgement<LogError>>, PartitionError> {
+        let bytes_max = self.machine.borrow().settings().batch_bytes_max;
+        let mut committed = None;
+        let mut rest = records;
+        while !rest.is_empty() {
+            let mut builder = BatchBuilder::new().codec(self.codec, None);
+            let mut bytes = 0;
+            while let Some((record, after)) = rest.split_first() {
+                bytes += record.size_in_bytes();
+                if builder.records_count() > 0 && bytes > bytes_max {
+                    break;
+                }
+                builder.append(now, Some(&record.key), record.value.as_deref(), &[]);
+                rest = after;
+            }
+            let batch = Batch::parse(&builder.build()).expect("a batch that was just made");
+            committed = self.partition.produce(&batch, Acks::All, now)?.acknowledged;
+        }
+        Ok(committed)
+    }
+
+    fn give_up(&self) {
+        for caller in self.waiting.take().into_values() {
+            let _client_gone = caller.send(Err(ErrorCode::NotCoordinator));
+        }
+    }
+}
+
+fn answer_all(answers: Vec<(Caller, Answer)>) {
+    for (caller, answer) in answers {
+        let _client_gone = caller.send(Ok(answer));
+    }
+}
+
+/// Lets answers out in order, each when what was appended before it is committed.
+async fn release(shard: Rc<Shard>, driver: Rc<Driver>, mut held: mpsc::UnboundedReceiver<Held>) {
+    while let Some(next) = held.next().await {
+        if let Some(committed) = next.committed
+            && let Err(error) = committed.await.unwrap_or(Err(LogError::Closed))
+        {
+            return shard.coordinators.fail(&driver, &error.into());
+        }
+        driver.held_count.set(driver.held_count.get() - 1);
+        answer_all(next.answers);
+    }
+}
+
+/// Makes this core's coordinators what the image says: new partitions are loaded, deleted ones and what was committed
+/// for deleted topics are forgotten.
+pub fn on_image(shard: &Rc<Shard>, image: &MetadataImage, delta: Option<&MetadataDelta>) {
+    if let Some(delta) = delta
+        && !delta.deleted_topics.is_empty()
+    {
+        let gone = delta.deleted_topics.values();
+        on_topics_deleted(shard, gone.map(|topic| topic.name.clone()).collect());
+    }
+    let Some(topic) = image.topic(OFFSETS_TOPIC) else {
+        return;
+    };
+    for index in 0..topic.partitions.len() {
+        let index = PartitionIndex(index as i32);
+        let known = shard.coordinators.slots.borrow().contains_key(&index);
+        if !known && let Ok(partition) = shard.partition(topic.id, index) {
+            begin(shard, partition);
+        }
+    }
+}
+
+fn on_topics_deleted(shard: &Rc<Shard>, gone: Vec<Str>) {
+    let coordinators = &shard.coordinators;
+    if gone.iter().any(|name| **name == *OFFSETS_TOPIC) {
+        for slot in coordinators.slots.take().into_values() {
+            if let Slot::Ready(driver) = slot {
+                driver.give_up();
+            }
+        }
+    }
+    for driver in coordinators.drivers() {
+        let now = coordinators.now();
+        let actions = {
+            let mut machine = driver.machine.borrow_mut();
+            machine.on_topics_deleted(|topic| gone.contains(topic))
+        };
+        coordinators.perform(&driver, now, actions);
+    }
+}
+
+impl Coordinators {
+    fn drivers(&self) -> Vec<Rc<Driver>> {
+        let slots = self.slots.borrow();
+        let ready = slots.values().filter_map(|slot| match slot {
+            Slot::Ready(driver) => Some(driver.clone()),
+            Slot::Loading(_) | Slot::Failed => None,
+        });
+        ready.collect()
+    }
+}
+
+fn begin(shard: &Rc<Shard>, partition: Rc<Partition>) {
+    let (coordinators, index) = (&shard.coordinators, partition.index);
+    let marks = partition.marks();
+    if marks.log_start == marks.high_watermark {
+        let machine = Coordinator::new(settings(shard, &partition));
+        return take_over(shard, partition, machine);
+    }
+    let slot = Slot::Loading(partition.clone());
+    coordinators.slots.borrow_mut().insert(index, slot);
+    let shard = shard.clone();
+    glommio::spawn_local(async move {
+        let loaded = load(&shard, &partition).await;
+        let is_current = match shard.coordinators.slots.borrow().get(&index) {
+            Some(Slot::Loading(loading)) => Rc::ptr_eq(loading, &partition),
+            _ => false,
+        };
+        match loaded {
+            _ if !is_current => {}
+            Ok(machine) => take_over(&shard, partition, machine),
+            Err(error) => {
+                error!(partition = %index, %error, "a group coordinator could not be loaded");
+                let slot = Slot::Failed;
+                shard.coordinators.slots.borrow_mut().insert(index, slot);
+            }
+        }
+    })
+    .detach();
+}
+
+/// From here on the coordinator serves.
+fn take_over(shard: &Rc<Shard>, partition: Rc<Partition>, machine: Coordinator) {
+    let (held, receiver) = mpsc::unbounded();
+    let coordinators = &shard.coordinators;
+    let index = partition.index;
+    let driver = Rc::new(Driver {
+        partition,
+        codec: shard.broker.config.offsets_topic_codec,
+        machine: RefCell::new(machine),
+        waiting: RefCell::default(),
+        held,
+        held_count: Cell::new(0),
+    });
+    let slot = Slot::Ready(driver.clone());
+    coordinators.slots.borrow_mut().insert(index, slot);
+    glommio::spawn_local(release(shard.clone(), driver.clone(), receiver)).detach();
+    let now = coordinators.now();
+    let loaded = { driver.machine.borrow_mut().on_loaded(now) };
+    coordinators.perform(&driver, now, loaded);
+    // Of topics that were deleted while nobody was there to forget what was committed for them.
+    let image = shard.image();
+    let forgotten = {
+        let mut machine = driver.machine.borrow_mut();
+        machine.on_topics_deleted(|topic| image.topic(topic).is_none())
+    };
+    coordinators.perform(&driver, now, forgotten);
+}
+
+/// Replays a partition's log.
+async fn load(shard: &Shard, partition: &Partition) -> Result<Coordinator, LogError> {
+    let began = clock::now();
+    let mut machine = Coordinator::new(settings(shard, partition));
+    let log = partition.log();
+    let marks = partition.marks();
+    let (mut next, end) = (marks.log_start, marks.high_watermark);
+    let mut count = 0_u64;
+    while next < end {
+        let read = log.read(next, end, COORDINATOR_LOAD_BYTES, true).await?;
+        let bytes = in_memory(read).await;
+        let bytes = bytes.map_err(|error| LogError::storage("loading groups", &error))?;
+        let before = next;
+        for batch in batch::batches(&bytes).map_while(Result::ok) {
+            next = batch.view().header().next_offset();
+            count += replay(&mut machine, &batch, before);
+            glommio::yield_if_needed().await;
+        }
+        if next <= before {
+            let error = std::io::Error::other(format!("offset {before} is unreadable"));
+            return Err(LogError::storage("loading groups", &error));
+        }
+    }
+    info!(
+        partition = %partition.index,
+        records = count,
+        groups = machine.groups().count(),
+        ms = began.elapsed().as_millis() as u64,
+        "group coordinator loaded"
+    );
+    Ok(machine)
+}
+
+/// Takes one batch in; answers how many records it had.
+fn replay(machine: &mut Coordinator, batch: &Batch, from: Offset) -> u64 {
+    let header = batch.view().header();
+    // Nobody here writes any; those of another broker's transactions wait for transactions.
+    if header.is_control() || header.is_transactional() {
+        return 0;
+    }
+    let mut count = 0;
+    let Ok(found) = records(batch, DECOMPRESSED_BATCH_BYTES_MAX) else {
+        warn!(offset = %header.base_offset(), "a batch of the group log cannot be read; it is left out");
+        return 0;
+    };
+    for record in found.map_while(Result::ok) {
+        if record.offset < from {
+            continue;
+        }
+        count += 1;
+        if let Err(error) = machine.replay(record.key.as_ref(), record.value.as_ref()) {
+            warn!(offset = %record.offset, %error, "a record of the group log is left out");
+        }
+    }
+    count
+}
+
+fn settings(shard: &Shard, partition: &Partition) -> Settings {
+    Settings {
+        batch_bytes_max: shard.topic_config(partition.topic_id).max_message_bytes as usize,
+        ..shard.broker.config.groups
+    }
+}
+
+/// Tells the coordinators the time, until the core stops.
+pub async fn keep_time(shard: Rc<Shard>) {
+    let coordinators = &shard.coordinators;
+    while !coordinators.stopped.get() {
+        let now = coordinators.now();
+        let mut next = i64::MAX;
+        for driver in coordinators.drivers() {
+            let due = |driver: &Driver| driver.machine.borrow().next_due().unwrap_or(i64::MAX);
+            if due(&driver) <= now.monotonic_ms {
+                let actions = { driver.machine.borrow_mut().on_time(now) };
+                coordinators.perform(&driver, now, actions);
+            }
+            next = next.min(due(&driver));
+        }
+        coordinators.sleeps_until.set(next);
+        let pause = Duration::from_millis(next.saturating_sub(now.monotonic_ms).max(1) as u64);
+        let mut looked = false;
+        let woken = poll_fn(|context| {
+            coordinators.clock.register(context.waker());
+            match std::mem::replace(&mut looked, true) {
+                false => Poll::Pending,
+                true => Poll::Ready(()),
+            }
+        });
+        match next {
+            i64::MAX => woken.await,
+            _ => match select(pin!(woken), pin!(glommio::timer::sleep(pause))).await {
+                Either::Left(_) | Either::Right(_) => {}
+            },
+        }
+    }
+}
