@@ -80,18 +80,16 @@ impl Coordinator {
 
     pub(super) fn describe(&self, id: &Str, version: i16) -> DescribedGroup {
         let error = match self.groups.get(id) {
-            _ if id.is_empty() => ErrorCode::InvalidGroupId,
             Some(Group::Classic(group)) => return group.describe(),
             None if version >= NOT_FOUND_SINCE => ErrorCode::GroupIdNotFound,
             None => ErrorCode::None,
         };
-        let is_dead = !id.is_empty();
         DescribedGroup {
             error_code: error.code(),
             error_message: (error == ErrorCode::GroupIdNotFound)
                 .then(|| Str::from(format!("Group {id} not found."))),
             group_id: id.clone(),
-            group_state: is_dead.then(|| Str::from(DEAD)).unwrap_or_default(),
+            group_state: Str::from(DEAD),
             ..DescribedGroup::default()
         }
     }
@@ -101,9 +99,7 @@ impl Coordinator {
         id: &Str,
         records: &mut Vec<Record>,
     ) -> Result<(), ErrorCode> {
-        let group = self.groups.get(id).filter(|_| !id.is_empty());
-        match group {
-            None if id.is_empty() => return Err(ErrorCode::InvalidGroupId),
+        match self.groups.get(id) {
             None => return Err(ErrorCode::GroupIdNotFound),
             Some(group) if !group.is_empty() => return Err(ErrorCode::NonEmptyGroup),
             Some(_) => {}

@@ -39,7 +39,7 @@ impl Group {
     /// As ListGroups tells it.
     pub fn type_name(&self) -> &'static str {
         match self {
-            Group::Classic(_) => "Classic",
+            Group::Classic(_) => "classic",
         }
     }
 
@@ -306,7 +306,9 @@ impl Coordinator {
         self.with_classic(now, out, &request.group_id, |group, fx| {
             group.join(fx, token, join);
             if is_new && fx.out.records.len() == records_before {
-                fx.out.records.push(Record::classic_group(group));
+                // As Kafka has it: that there is a group, and nothing of who is about to join.
+                let nobody = ClassicGroup::new(group.id().clone(), fx.now.wall_ms);
+                fx.out.records.push(Record::classic_group(&nobody));
             }
         });
     }
@@ -383,7 +385,7 @@ impl Coordinator {
         }
         let bytes: usize = records.iter().map(|(.., r)| r.size_in_bytes()).sum();
         let too_large = bytes > self.settings.batch_bytes_max;
-        let refusal = refusal.or(too_large.then_some(ErrorCode::InvalidCommitOffsetSize));
+        let refusal = refusal.or(too_large.then_some(ErrorCode::UnknownServerError));
         if refusal.is_none() {
             self.exists_for_offsets(&request.group_id, now.wall_ms);
             self.with_classic(now, out, &request.group_id, |group, fx| {

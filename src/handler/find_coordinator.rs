@@ -31,7 +31,10 @@ pub async fn handle(
     let found = find(&context, request.key_type, &request.key).await;
     FindCoordinatorResponse {
         error_code: found.error_code,
-        error_message: found.error_message,
+        // Older versions say in words, too, that all is well.
+        error_message: found
+            .error_message
+            .or(Some(Str::from(ErrorCode::None.name()))),
         node_id: found.node_id,
         host: found.host,
         port: found.port,

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use crate::controller::{
     MetadataImage, PartitionImage, TopicImage, is_internal_topic, validate_topic_name,
 };
-use crate::handler::{Context, create_topics};
+use crate::coordinator::OFFSETS_TOPIC;
+use crate::handler::{Context, create_topics, groups};
 use crate::ids::BrokerId;
 use crate::protocol::messages::MetadataRequest;
 use crate::protocol::messages::metadata_request::MetadataRequestTopic;
@@ -111,6 +112,13 @@ async fn create_missing(context: &Context, wanted: &[MetadataRequestTopic], allo
         .filter(|name| validate_topic_name(name).is_ok() && image.topic(name).is_none())
         .map(|name| name.detach())
         .collect();
+    let (own, missing): (Vec<Str>, Vec<Str>) = missing
+        .into_iter()
+        .partition(|name| **name == *OFFSETS_TOPIC);
+    if !own.is_empty() {
+        // If it fails, the client is told that the topic is not there.
+        let _told = groups::have_offsets_topic(context).await;
+    }
     if !missing.is_empty() {
         create_topics::automatically(context, missing).await;
     }

@@ -31,6 +31,9 @@ use crate::stages::timing::{Spent, Stopwatch};
 /// Where a partition's answer belongs: position of its topic and of itself in the request.
 type Place = (usize, usize);
 
+/// The client id of Kafka's own administration: it alone may write to topics that are the brokers' own.
+const ADMIN_CLIENT: &str = "__admin_client";
+
 /// What crosses to the core of some partitions.
 struct Append {
     place: Place,
@@ -56,6 +59,7 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
     let mut response = outline(&request);
     let mut appends: BTreeMap<ShardId, Vec<Append>> = BTreeMap::new();
     let image = shard.image();
+    let is_admin = header.client_id() == ADMIN_CLIENT;
     for (topic_place, topic) in request.topic_data.into_iter().enumerate() {
         let found = if header.version() >= 13 {
             image
@@ -70,6 +74,9 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
             let place = (topic_place, place);
             let index = PartitionIndex(partition.index);
             let checked = found.map_err(Rejection::from).and_then(|topic| {
+                if topic.is_internal() && !is_admin {
+                    return Err(ErrorCode::InvalidTopicException.into());
+                }
                 if topic.partition(index).is_none() {
                     return Err(ErrorCode::UnknownTopicOrPartition.into());
                 }

@@ -29,13 +29,17 @@ NOT_ASKED = "was not asked: the scenario had stopped"
 
 # What names an element of a list, so that lists compare by name and not by position.
 NAMES = ("Name", "TopicName", "Topic", "ResourceName", "ConfigName", "ApiKey", "PartitionIndex", "Index", "Partition", "NodeId", "BrokerId",
-         "LogDir", "ReplicaId", "ProducerId", "TopicId", "BatchIndex")
+         "LogDir", "ReplicaId", "ProducerId", "TopicId", "BatchIndex", "MemberId", "GroupId", "Key")
 # Fields whose value differs from run to run: compared only for being set, or zero, or -1.
 VOLATILE = {
     "FinalizedFeaturesEpoch", "LogAppendTimeMs", "LastFetchTimestamp", "LastCaughtUpTimestamp", "LastTimestamp", "TotalBytes",
     "UsableBytes", "ThrottleTimeMs",
 }
 TEXTS = {"ErrorMessage", "Documentation", "BatchIndexErrorMessage"}  # Ours are our own words: only there or not.
+
+
+# How member ids end.
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Asked(typing.NamedTuple):
@@ -93,7 +97,7 @@ class Normaliser:
         if isinstance(value, str):
             for text, name in ((str(self.server.data), "DATA"), (self.server.bootstrap, "HOST:PORT"), (self.server.controller, "HOST:CONTROLLER")):
                 value = value.replace(text, name)
-            return value
+            return UUID.sub(lambda found: self.identity("uuid", found.group()), value)
         if api == "DescribeQuorum" and name in ("HighWatermark", "LogEndOffset", "LeaderEpoch"):
             return "some" if value > 0 else value
         return value

@@ -1,18 +1,20 @@
-//! The log against a simulated disk: random appends, reads, rolls, retention and ticks, then a power
+//! `world`: the log against a simulated disk: random appends, reads, rolls, retention and ticks, then a power
 //! cut, a kill -9 or a clean stop at any point, recovery (perhaps crashing too), and a full comparison
-//! with a model. One seed is one run, replayed by its number:
+//! with a model. `groups`: a consumer group on a simulated network. One seed is one run, replayed by its number:
 //!
 //! ```text
 //! COATI_SEED=1234 cargo test --features simulation --test simulation
 //! COATI_SEEDS=20000 cargo test --profile simulation --features simulation --test simulation
 //! ```
 
+mod groups;
 mod model;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use coati::coordinator;
 use coati::log::Sabotage;
 use world::World;
 
@@ -28,14 +30,28 @@ fn number_from(variable: &str) -> Option<u64> {
     Some(text.parse().expect("a number"))
 }
 
-/// One run; what is wrong with it, if anything.
+/// One run of the log; what is wrong with it, if anything.
 fn run(seed: u64, sabotage: Sabotage) -> Result<(), String> {
     let mut world = World::new(seed, sabotage);
-    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let outcome = unpanicked(|| world.run());
     if number_from("COATI_SEED").is_some() {
         println!("{:#?}", world.trace());
     }
-    outcome.unwrap_or_else(|panic| {
+    outcome
+}
+
+/// One run of a group.
+fn run_group(seed: u64, sabotage: coordinator::Sabotage) -> Result<(), String> {
+    let mut world = groups::World::new(seed, sabotage);
+    let outcome = unpanicked(|| world.run());
+    if number_from("COATI_SEED").is_some() {
+        println!("{}", world.trace().join("\n"));
+    }
+    outcome
+}
+
+fn unpanicked(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
             .cloned()
@@ -46,6 +62,16 @@ fn run(seed: u64, sabotage: Sabotage) -> Result<(), String> {
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_else_is_served() {
+    holds(|seed| run(seed, Sabotage::None));
+}
+
+#[test]
+fn a_group_agrees_whatever_happens_and_nobody_fenced_commits() {
+    holds(|seed| run_group(seed, coordinator::Sabotage::None));
+}
+
+/// Runs all seeds that were asked for.
+fn holds(run: impl Fn(u64) -> Result<(), String> + Sync) {
     let seeds = match number_from("COATI_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number_from("COATI_SEEDS").unwrap_or(SEEDS_DEFAULT),
@@ -57,7 +83,7 @@ fn nothing_acknowledged_is_lost_and_nothing_else_is_served() {
             if seed >= seeds.end {
                 break;
             }
-            if let Err(problem) = run(seed, Sabotage::None) {
+            if let Err(problem) = run(seed) {
                 println!("COATI_SEED={seed}: {problem}");
                 failures.fetch_add(1, Ordering::Relaxed);
             }
@@ -87,6 +113,27 @@ fn an_appender_that_acknowledges_before_the_sync_is_found_out() {
 #[test]
 fn a_recovery_that_checks_no_crc_is_found_out() {
     finds(Sabotage::SkipChecksums);
+}
+
+/// And so is a coordinator.
+fn finds_in_group(sabotage: coordinator::Sabotage) {
+    let found = (0..SEEDS_TO_FIND_A_FAULT).find(|seed| run_group(*seed, sabotage).is_err());
+    assert!(found.is_some(), "{sabotage:?} went unnoticed");
+}
+
+#[test]
+fn a_coordinator_that_fences_nobody_is_found_out() {
+    finds_in_group(coordinator::Sabotage::NoFencing);
+}
+
+#[test]
+fn a_coordinator_that_forgets_assignments_is_found_out() {
+    finds_in_group(coordinator::Sabotage::ForgetsAssignments);
+}
+
+#[test]
+fn a_coordinator_that_lets_old_leaders_assign_is_found_out() {
+    finds_in_group(coordinator::Sabotage::OldLeaderAssigns);
 }
 
 #[test]
