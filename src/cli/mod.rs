@@ -6,6 +6,7 @@ mod bench;
 mod connect;
 mod consume;
 mod format;
+mod group;
 mod lines;
 mod log_dump;
 mod produce;
@@ -31,6 +32,9 @@ enum Command {
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// List, describe, reset and delete consumer groups.
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
     Bench(Box<coati_bench::BenchArgs>),
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
     let outcome = match coati.command {
         Command::Start(args) => start::run(args),
         Command::Topic(command) => topic::run(command),
+        Command::Group(command) => group::run(command),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
         Command::Bench(args) => bench::run(*args),

@@ -1,5 +1,5 @@
 //! Owns reading partitions of a topic: where to begin, fetching from all leaders at once, and which records are
-//! to be seen. It knows no groups and commits nothing.
+//! to be seen. It knows no groups (`membership` does) and commits nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -159,6 +159,11 @@ impl Consumer {
                 let _asked_again_later = self.ask().await;
             }
         }
+    }
+
+    /// Reads on from another offset; what was fetched before and not handed out yet still comes.
+    pub fn seek(&mut self, partition: PartitionIndex, offset: Offset) {
+        self.position(partition).next = offset;
     }
 
     /// The offset that comes next, by partition.

@@ -9,6 +9,8 @@ pub mod consumer;
 mod error;
 #[cfg(test)]
 mod fake_broker;
+pub mod groups;
+pub mod membership;
 mod notify;
 mod offsets;
 mod partitioner;
@@ -19,5 +21,7 @@ pub use cluster::{Cluster, ClusterOptions, Missing, Partition, Topic};
 pub use connection::{Answer, Connection, ConnectionOptions};
 pub use consumer::{Consumer, ConsumerOptions, Fetched, StartAt};
 pub use error::ClientError;
+pub use groups::{Committer, GroupOffsets};
+pub use membership::Membership;
 pub use offsets::{Isolation, OffsetSpec};
 pub use producer::{Acks, Delivered, Delivery, Producer, ProducerOptions, ProducerRecord};

@@ -302,8 +302,13 @@ impl World {
         Ok(coordinator)
     }
 
-    fn deliver(&mut self, client: usize, number: u64, request: Request) -> Result<(), String> {
+    fn deliver(&mut self, client: usize, number: u64, mut request: Request) -> Result<(), String> {
         let now = self.now();
+        if let Request::Join(join) = &mut request {
+            // The broker's own, new for each copy that arrives.
+            self.next_unique += 1;
+            join.unique = Str::from(self.next_unique.to_string());
+        }
         let fenced = self.is_fenced(&request);
         let token = Token(self.next_token);
         self.next_token += 1;
@@ -464,8 +469,7 @@ impl World {
         self.send(client, request);
     }
 
-    fn join(&mut self, client: usize) -> Request {
-        self.next_unique += 1;
+    fn join(&self, client: usize) -> Request {
         let member = &self.clients[client];
         Request::Join(Join {
             request: JoinGroupRequest {
@@ -486,7 +490,7 @@ impl World {
                 id: Str::from(format!("client-{client}")),
                 host: "/10.0.0.1".into(),
             },
-            unique: Str::from(self.next_unique.to_string()),
+            unique: Str::EMPTY,
         })
     }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -33,6 +34,13 @@ type testCase struct {
 
 func main() {
 	bootstrap := os.Args[1]
+	if len(os.Args) > 2 {
+		if err := member(bootstrap, os.Args[3:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	input := bufio.NewScanner(os.Stdin)
 	for input.Scan() {
 		var test testCase
@@ -56,6 +64,46 @@ func main() {
 			fmt.Printf("pass %s\n", test.Name)
 		}
 	}
+}
+
+// A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends.
+func member(bootstrap string, arguments []string) error {
+	group, topic, assignor := arguments[0], arguments[1], arguments[2]
+	var balancer kgo.GroupBalancer = kgo.RangeBalancer()
+	if assignor == "cooperative-sticky" {
+		balancer = kgo.CooperativeStickyBalancer()
+	}
+	options := []kgo.Opt{
+		kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.Balancers(balancer),
+		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.SessionTimeout(6 * time.Second),
+		kgo.HeartbeatInterval(500 * time.Millisecond), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	}
+	if len(arguments) > 3 {
+		options = append(options, kgo.InstanceID(arguments[3]))
+	}
+	client, err := kgo.NewClient(options...)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	for ctx.Err() == nil {
+		fetches := client.PollFetches(ctx)
+		fetches.EachRecord(func(record *kgo.Record) {
+			fmt.Printf("record %d %d\n", record.Partition, record.Offset)
+		})
+		if fetches.NumRecords() > 0 {
+			if err := client.CommitUncommittedOffsets(context.Background()); err != nil {
+				fmt.Println("uncommitted", err)
+			}
+		}
+		client.AllowRebalance()
+	}
+	client.CloseAllowingRebalance()
+	return nil
 }
 
 func key(i int) []byte {

@@ -34,6 +34,10 @@ public class Client {
 
     public static void main(String[] arguments) throws Exception {
         bootstrap = arguments[0];
+        if (arguments.length > 1) {
+            member(arguments[2], arguments[3], arguments[4], arguments.length > 5 ? arguments[5] : null);
+            return;
+        }
         ObjectMapper mapper = new ObjectMapper();
         BufferedReader input = new BufferedReader(new InputStreamReader(System.in));
         for (String line = input.readLine(); line != null; line = input.readLine()) {
@@ -54,6 +58,50 @@ public class Client {
                 System.out.println("FAIL " + name + ": " + error);
             }
             System.out.flush();
+        }
+    }
+
+    /** A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends. */
+    static void member(String group, String topic, String assignor, String instance) throws Exception {
+        Properties settings = new Properties();
+        settings.put("bootstrap.servers", bootstrap);
+        settings.put("group.id", group);
+        settings.put("enable.auto.commit", "false");
+        settings.put("auto.offset.reset", "earliest");
+        settings.put("session.timeout.ms", "6000");
+        settings.put("heartbeat.interval.ms", "500");
+        settings.put("metadata.max.age.ms", "1000");
+        settings.put("partition.assignment.strategy", "org.apache.kafka.clients.consumer."
+                + (assignor.equals("range") ? "RangeAssignor" : "CooperativeStickyAssignor"));
+        if (instance != null) settings.put("group.instance.id", instance);
+        KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+        Thread ending = new Thread(() -> {
+            try {
+                System.in.readAllBytes();
+            } catch (java.io.IOException error) {
+                // The input has ended, too.
+            }
+            consumer.wakeup();
+        });
+        ending.setDaemon(true);
+        ending.start();
+        // The subscription is a pattern that only this topic fits.
+        consumer.subscribe(java.util.regex.Pattern.compile("^" + java.util.regex.Pattern.quote(topic) + "$"));
+        try {
+            while (true) {
+                ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(200));
+                for (ConsumerRecord<byte[], byte[]> record : records) {
+                    System.out.println("record " + record.partition() + " " + record.offset());
+                }
+                System.out.flush();
+                try {
+                    if (!records.isEmpty()) consumer.commitSync();
+                } catch (org.apache.kafka.clients.consumer.CommitFailedException | org.apache.kafka.common.errors.RebalanceInProgressException error) {
+                    System.out.println("uncommitted " + error);
+                }
+            }
+        } catch (org.apache.kafka.common.errors.WakeupException ended) {
+            consumer.close();
         }
     }
 

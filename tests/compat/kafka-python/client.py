@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import threading
 import time
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
@@ -10,6 +11,9 @@ import cases
 from cases import check
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from kafka.errors import KafkaError
 
 DEADLINE_SECONDS = 20
 
@@ -85,8 +89,30 @@ def admin(bootstrap: str, case: dict):
     client.close()
 
 
+def member(bootstrap: str, group: str, topic: str, assignor: str, instance: str | None = None):
+    """A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends."""
+    strategy = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}[assignor]
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance, enable_auto_commit=False, auto_offset_reset="earliest",
+        session_timeout_ms=6000, heartbeat_interval_ms=500, partition_assignment_strategy=[strategy])
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    while not ended.is_set():
+        records = [record for batch in consumer.poll(timeout_ms=200).values() for record in batch]
+        for record in records:
+            print("record", record.partition, record.offset, flush=True)
+        try:
+            if records:
+                consumer.commit()
+        except KafkaError as error:
+            print("uncommitted", repr(error), flush=True)
+    consumer.close(autocommit=False)
+
+
 def main():
     bootstrap = sys.argv[1]
+    if sys.argv[2:3] == ["member"]:
+        return member(bootstrap, *sys.argv[3:])
     for line in sys.stdin:
         case = json.loads(line)
         try:

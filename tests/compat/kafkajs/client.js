@@ -1,7 +1,7 @@
 // kafkajs's part of the compatibility suite; see tests/compat/README.md.
 // `node client.js BOOTSTRAP`: a case a line on stdin (JSON), `pass NAME` or `FAIL NAME: why` a line on stdout.
 //
-// kafkajs consumes in groups only, which the broker has later: this reads with the fetch call below its consumer.
+// kafkajs consumes in groups only: the cases that read single partitions do so with the fetch call below its consumer.
 'use strict'
 
 const readline = require('readline')
@@ -198,8 +198,25 @@ async function administer(kafka, test) {
   await admin.disconnect()
 }
 
+// A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends.
+async function member(bootstrap, groupId, topic) {
+  const kafka = new Kafka({ clientId: 'compat', brokers: [bootstrap], logLevel: logLevel.NOTHING })
+  const consumer = kafka.consumer({ groupId, sessionTimeout: 6000, heartbeatInterval: 500, rebalanceTimeout: 10000, maxWaitTimeInMs: 200 })
+  await consumer.connect()
+  await consumer.subscribe({ topics: [topic], fromBeginning: true })
+  await consumer.run({
+    autoCommitThreshold: 1,
+    eachMessage: async ({ partition, message }) => console.log(`record ${partition} ${message.offset}`),
+  })
+  process.stdin.resume()
+  await new Promise(resolve => process.stdin.on('end', resolve))
+  await consumer.disconnect()
+  process.exit(0)
+}
+
 async function main() {
   const bootstrap = process.argv[2]
+  if (process.argv[3] === 'member') return member(bootstrap, ...process.argv.slice(4))
   await zstd.init()
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const test = JSON.parse(line)

@@ -34,6 +34,11 @@ struct Case {
 
 fn main() {
     let bootstrap = std::env::args().nth(1).expect("usage: compat-rdkafka BOOTSTRAP");
+    let more: Vec<String> = std::env::args().skip(2).collect();
+    if let [_, group, topic, assignor, instance @ ..] = &more[..] {
+        member(&bootstrap, group, topic, assignor, instance.first()).expect("a member ends in order");
+        return;
+    }
     for line in std::io::stdin().lock().lines() {
         let case = parse(&line.expect("stdin"));
         let outcome = match case.kind.as_str() {
@@ -46,6 +51,43 @@ fn main() {
             Err(error) => println!("FAIL {}: {error}", case.name),
         }
     }
+}
+
+/// A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends.
+fn member(bootstrap: &str, group: &str, topic: &str, assignor: &str, instance: Option<&String>) -> Result<()> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("group.id", group).set("enable.auto.commit", "false");
+    config.set("auto.offset.reset", "earliest").set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "500");
+    config.set("partition.assignment.strategy", assignor);
+    if let Some(instance) = instance {
+        config.set("group.instance.id", instance);
+    }
+    let consumer: BaseConsumer = config.create()?;
+    consumer.subscribe(&[topic])?;
+    let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ends = ended.clone();
+    std::thread::spawn(move || {
+        for _line in std::io::stdin().lock().lines() {}
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let mut uncommitted = false;
+    while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+        match consumer.poll(Duration::from_millis(20)) {
+            Some(Ok(record)) => {
+                println!("record {} {}", record.partition(), record.offset());
+                uncommitted = true;
+            }
+            Some(Err(error)) => println!("error {error}"),
+            None if uncommitted => {
+                uncommitted = false;
+                if let Err(error) = consumer.commit_consumer_state(rdkafka::consumer::CommitMode::Sync) {
+                    println!("uncommitted {error}");
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 fn parse(line: &str) -> Case {
