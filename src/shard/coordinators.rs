@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ use crate::protocol::batch::{self, Batch, BatchBuilder, records};
 use crate::protocol::compression::Codec;
 use crate::protocol::{ErrorCode, Str};
 use crate::shard::Shard;
+use crate::stages::tasks::{self, Task};
 
 /// The coordinators of one core.
 pub struct Coordinators {
@@ -61,7 +62,7 @@ struct Driver {
     waiting: RefCell<BTreeMap<Token, Caller>>,
     /// Answers that wait for records, in order.
     held: mpsc::UnboundedSender<Held>,
-    held_count: Cell<usize>,
+    held_count: Rc<Cell<usize>>,
 }
 
 type Caller = oneshot::Sender<Result<Answer, ErrorCode>>;
@@ -221,15 +222,24 @@ fn answer_all(answers: Vec<(Caller, Answer)>) {
     }
 }
 
-/// Lets answers out in order, each when what was appended before it is committed.
-async fn release(shard: Rc<Shard>, driver: Rc<Driver>, mut held: mpsc::UnboundedReceiver<Held>) {
+/// Lets answers out in order, each when what was appended before it is committed, also when the coordinator has gone
+/// meanwhile.
+async fn release(
+    shard: Rc<Shard>,
+    driver: Weak<Driver>,
+    held_count: Rc<Cell<usize>>,
+    mut held: mpsc::UnboundedReceiver<Held>,
+) {
     while let Some(next) = held.next().await {
         if let Some(committed) = next.committed
             && let Err(error) = committed.await.unwrap_or(Err(LogError::Closed))
         {
-            return shard.coordinators.fail(&driver, &error.into());
+            if let Some(driver) = driver.upgrade() {
+                shard.coordinators.fail(&driver, &error.into());
+            }
+            return;
         }
-        driver.held_count.set(driver.held_count.get() - 1);
+        held_count.set(held_count.get() - 1);
         answer_all(next.answers);
     }
 }
@@ -295,7 +305,7 @@ fn begin(shard: &Rc<Shard>, partition: Rc<Partition>) {
     let slot = Slot::Loading(partition.clone());
     coordinators.slots.borrow_mut().insert(index, slot);
     let shard = shard.clone();
-    glommio::spawn_local(async move {
+    tasks::spawn(Task::GROUPS, async move {
         let loaded = load(&shard, &partition).await;
         let is_current = match shard.coordinators.slots.borrow().get(&index) {
             Some(Slot::Loading(loading)) => Rc::ptr_eq(loading, &partition),
@@ -325,11 +335,13 @@ fn take_over(shard: &Rc<Shard>, partition: Rc<Partition>, machine: Coordinator) 
         machine: RefCell::new(machine),
         waiting: RefCell::default(),
         held,
-        held_count: Cell::new(0),
+        held_count: Rc::default(),
     });
     let slot = Slot::Ready(driver.clone());
     coordinators.slots.borrow_mut().insert(index, slot);
-    glommio::spawn_local(release(shard.clone(), driver.clone(), receiver)).detach();
+    let (watched, count) = (Rc::downgrade(&driver), driver.held_count.clone());
+    let releasing = release(shard.clone(), watched, count, receiver);
+    tasks::spawn(Task::GROUPS, releasing).detach();
     let now = coordinators.now();
     let loaded = { driver.machine.borrow_mut().on_loaded(now) };
     coordinators.perform(&driver, now, loaded);

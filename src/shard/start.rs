@@ -420,7 +420,7 @@ fn accept(shard: Rc<Shard>) {
         tasks::spawn(Task::ACCEPT, listener::accept(shard.clone(), bound, name)).detach();
     }
     tasks::spawn(Task::UPKEEP, live::sweep(shard.clone())).detach();
-    tasks::spawn(Task::UPKEEP, coordinators::keep_time(shard.clone())).detach();
+    tasks::spawn(Task::GROUPS, coordinators::keep_time(shard.clone())).detach();
     tasks::spawn(Task::UPKEEP, shard.tick()).detach();
 }
 

@@ -19,7 +19,7 @@ const STALL_NANOS: u64 = 1_000_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Task(usize);
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "receive",
     "send",
     "log",
@@ -33,6 +33,7 @@ const NAMES: [&str; 13] = [
     "controller",
     "deletion",
     "admin",
+    "groups",
 ];
 
 impl Task {
@@ -54,6 +55,8 @@ impl Task {
     pub const CONTROLLER: Task = Task(10);
     pub const DELETION: Task = Task(11);
     pub const ADMIN: Task = Task(12);
+    /// Loads group coordinators, tells them the time, and lets their answers out.
+    pub const GROUPS: Task = Task(13);
 
     /// Requests of one kind, apart from what the connection does for them.
     pub fn of_api(key: i16) -> Task {
