@@ -227,6 +227,53 @@ def together(scene: Scene, clients: list[str]):
     scene.all_committed()
 
 
+def command_line(scene: Scene):
+    """`coati consume --group` and `coati group`."""
+    def coati(*words: str, fails: str = "") -> str:
+        done = subprocess.run([str(broker.COATI), *words, "-b", scene.server.bootstrap], capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+        check((done.returncode != 0) == bool(fails) and fails in done.stderr, f"coati {words}: {done.returncode} {done.stderr[-500:]}")
+        return done.stdout
+
+    def lags() -> list[int]:
+        rows = [line.split() for line in coati("group", "describe", scene.group).splitlines()]
+        return [int(row[4]) for row in rows if row[0] == scene.topic]
+
+    scene.write(5)
+    consume = ("consume", scene.topic, "--group", scene.group, "--from-beginning", "--format", "%p %o\\n", "--count")
+    read = coati(*consume, "20").split("\n")[:-1]
+    read += coati(*consume, str(5 * PARTITIONS - 20)).split("\n")[:-1]
+    wanted = sorted(f"{partition} {offset}" for partition in range(PARTITIONS) for offset in range(5))
+    check(sorted(read) == wanted, f"each record once: {read}")
+    check(lags() == [0] * PARTITIONS, "all is committed")
+    check(f"{scene.group} Empty" in " ".join(coati("group", "list").split()), "listed")
+    reset = lambda *words: coati("group", "reset-offsets", scene.group, *words)
+    reset("--topic", scene.topic, "--to-earliest")
+    check(lags() == [0] * PARTITIONS, "a dry run changes nothing")
+    reset("--topic", f"{scene.topic}:0,1", "--to-earliest", "--execute")
+    check(lags() == [5, 5, 0, 0, 0, 0], f"two partitions are reset: {lags()}")
+    reset("--shift-by", "-2", "--execute")
+    check(lags() == [5, 5, 2, 2, 2, 2], f"shifted, not below the beginning: {lags()}")
+    reset("--to-offset", "3", "--execute")
+    check(lags() == [2] * PARTITIONS, f"to an offset: {lags()}")
+    reset("--by-duration", "1h", "--execute")
+    reset("--to-latest", "--execute")
+    check(lags() == [0] * PARTITIONS, f"to the end: {lags()}")
+    plan = scene.server.directory / "offsets.csv"
+    plan.write_text(f"{scene.topic},2,1\n{scene.topic},3,4\n")
+    reset("--from-file", str(plan), "--execute")
+    check(lags() == [0, 0, 4, 1, 0, 0], f"from a file: {lags()}")
+    coati("group", "delete-offsets", scene.group, "--topic", f"{scene.topic}:0")
+    check(len(lags()) == PARTITIONS - 1, "one is forgotten")
+    member = scene.start("kafka-python", "range")
+    scene.settled(1)
+    coati("group", "delete", scene.group, fails="NON_EMPTY_GROUP")
+    coati("group", "reset-offsets", scene.group, "--to-latest", "--execute", fails="members")
+    check("kafka-python" in coati("group", "describe", scene.group), "the member is shown")
+    member.leave()
+    coati("group", "delete", scene.group)
+    coati("group", "describe", scene.group, fails="GROUP_ID_NOT_FOUND")
+
+
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("kind", choices=["coati", "kafka"])
@@ -257,6 +304,8 @@ def main():
                 play(f"{client} under a name", static_restart, client, assignors[0])
         for client in options.client:
             play(f"{client} and a killed broker", broker_restart, client, ABILITIES[client][0][0])
+        if "kafka-python" in options.client:
+            play("the command line", command_line)
         rangers = [client for client in options.client if "range" in ABILITIES[client][0]]
         if len(rangers) > 1:
             play("all together", together, rangers)
