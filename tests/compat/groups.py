@@ -10,6 +10,7 @@ that each must be read exactly once; only where a member dies between reading an
 import argparse
 import collections
 import pathlib
+import struct
 import subprocess
 import sys
 import threading
@@ -69,6 +70,18 @@ class Member:
         self.process.kill()
         self.process.wait()
         self.reader.join()
+
+
+def assigned_count(assignment: bytes) -> int:
+    """How many partitions an assignment of plain consumers has."""
+    if not assignment:
+        return 0
+    count, at = 0, 6
+    for _ in range(struct.unpack_from(">i", assignment, 2)[0]):
+        at += 2 + struct.unpack_from(">h", assignment, at)[0]
+        partitions = struct.unpack_from(">i", assignment, at)[0]
+        count, at = count + partitions, at + 4 + 4 * partitions
+    return count
 
 
 class Scene:
@@ -137,10 +150,11 @@ class Scene:
         raise AssertionError(group)
 
     def settled(self, count: int) -> dict:
-        """So many members agree, and each has been assigned something."""
+        """So many members agree, and every partition is somebody's: cooperative members meet twice before it is."""
         def stable():
             group = self.describe()
-            return group["GroupState"] == "Stable" and len(group["Members"]) == count and all(m["MemberAssignment"] for m in group["Members"])
+            assigned = sum(assigned_count(member["MemberAssignment"]) for member in group["Members"])
+            return group["GroupState"] == "Stable" and len(group["Members"]) == count and assigned == PARTITIONS
         self.until(f"{count} members agree", stable)
         return self.describe()
 
@@ -302,7 +316,8 @@ def main():
                 play(f"{client} {assignor}", comings_and_goings, client, assignor)
             if has_names:
                 play(f"{client} under a name", static_restart, client, assignors[0])
-        for client in options.client:
+        # kcat ends when its last connection does.
+        for client in (client for client in options.client if client != "kcat"):
             play(f"{client} and a killed broker", broker_restart, client, ABILITIES[client][0][0])
         if "kafka-python" in options.client:
             play("the command line", command_line)

@@ -186,7 +186,7 @@ def groups(tools: Tools):
     first, second = consume(40), consume(50)
     check(sorted(first + second) == sorted(f"v{i}" for i in range(90)), "each record is read once")
     command = lambda *arguments, **options: tools.run("consumer.group.ConsumerGroupCommand", *arguments, **options)
-    check(command("--list").split() == ["g"], "--list")
+    check("g" in command("--list").split(), "--list")
     has(command("--list", "--state"), r"g\s+Classic\s+Empty|g\s+Empty")
     described = command("--describe", "--group", "g")
     lags = [line.split()[5] for line in described.splitlines() if line.startswith("g ")]
@@ -204,7 +204,7 @@ def groups(tools: Tools):
     check(sorted(left) == ["0", "2"], f"left {left}")
     command("--delete", "--group", "nobody", fails="not found|does not exist|failed")
     has(command("--delete", "--group", "g"), "successful")
-    check(command("--list").split() == [], "deleted")
+    check("g" not in command("--list").split(), "deleted")
 
 
 def group_log(tools: Tools):
@@ -217,7 +217,8 @@ def group_log(tools: Tools):
     partition = next(p for p in range(50) if (tools.server.data / f"__consumer_offsets-{p}").exists()
                      and b"logged" in (tools.server.data / f"__consumer_offsets-{p}" / ("0" * 20 + ".log")).read_bytes())
     log = tools.server.data / f"__consumer_offsets-{partition}" / ("0" * 20 + ".log")
-    dumped = tools.run("kafka.tools.DumpLogSegments", "--offsets-decoder", "--files", str(log), bootstrap=False)
+    dumper = broker.java_command("kafka.tools.DumpLogSegments", "--offsets-decoder", "--files", str(log))
+    dumped = subprocess.run(dumper, capture_output=True, text=True, timeout=DEADLINE_SECONDS).stdout
     has(dumped, r'"type":"2","data":\{"group":"logged"\}\} payload: \{"version":"3","data":\{"protocolType":"","generation":0,"protocol":null',
         r'"protocolType":"consumer","generation":1,"protocol":"range".*"subscription":\{"topics":\["glog"\]',
         r'"type":"1","data":\{"group":"logged","topic":"glog","partition":0\}\} payload: \{"version":"4","data":\{"offset":2,"leaderEpoch":0',

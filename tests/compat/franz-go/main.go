@@ -90,14 +90,19 @@ func member(bootstrap string, arguments []string) error {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
+	uncommitted := false
 	for ctx.Err() == nil {
-		fetches := client.PollFetches(ctx)
+		polling, enough := context.WithTimeout(ctx, 200*time.Millisecond)
+		fetches := client.PollFetches(polling)
+		enough()
 		fetches.EachRecord(func(record *kgo.Record) {
 			fmt.Printf("record %d %d\n", record.Partition, record.Offset)
 		})
-		if fetches.NumRecords() > 0 {
+		if uncommitted = uncommitted || fetches.NumRecords() > 0; uncommitted {
 			if err := client.CommitUncommittedOffsets(context.Background()); err != nil {
 				fmt.Println("uncommitted", err)
+			} else {
+				uncommitted = false
 			}
 		}
 		client.AllowRebalance()

@@ -87,15 +87,18 @@ public class Client {
         ending.start();
         // The subscription is a pattern that only this topic fits.
         consumer.subscribe(java.util.regex.Pattern.compile("^" + java.util.regex.Pattern.quote(topic) + "$"));
+        boolean uncommitted = false;
         try {
             while (true) {
                 ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(200));
+                uncommitted |= !records.isEmpty();
                 for (ConsumerRecord<byte[], byte[]> record : records) {
                     System.out.println("record " + record.partition() + " " + record.offset());
                 }
                 System.out.flush();
                 try {
-                    if (!records.isEmpty()) consumer.commitSync();
+                    if (uncommitted) consumer.commitSync();
+                    uncommitted = false;
                 } catch (org.apache.kafka.clients.consumer.CommitFailedException | org.apache.kafka.common.errors.RebalanceInProgressException error) {
                     System.out.println("uncommitted " + error);
                 }

@@ -97,13 +97,16 @@ def member(bootstrap: str, group: str, topic: str, assignor: str, instance: str 
         session_timeout_ms=6000, heartbeat_interval_ms=500, partition_assignment_strategy=[strategy])
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    uncommitted = False
     while not ended.is_set():
         records = [record for batch in consumer.poll(timeout_ms=200).values() for record in batch]
         for record in records:
             print("record", record.partition, record.offset, flush=True)
         try:
-            if records:
+            uncommitted = uncommitted or bool(records)
+            if uncommitted:
                 consumer.commit()
+                uncommitted = False
         except KafkaError as error:
             print("uncommitted", repr(error), flush=True)
     consumer.close(autocommit=False)

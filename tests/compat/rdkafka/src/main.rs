@@ -82,6 +82,7 @@ fn member(bootstrap: &str, group: &str, topic: &str, assignor: &str, instance: O
                 uncommitted = false;
                 if let Err(error) = consumer.commit_consumer_state(rdkafka::consumer::CommitMode::Sync) {
                     println!("uncommitted {error}");
+                    uncommitted = true;
                 }
             }
             None => {}
