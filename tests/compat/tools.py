@@ -217,8 +217,7 @@ def group_log(tools: Tools):
     partition = next(p for p in range(50) if (tools.server.data / f"__consumer_offsets-{p}").exists()
                      and b"logged" in (tools.server.data / f"__consumer_offsets-{p}" / ("0" * 20 + ".log")).read_bytes())
     log = tools.server.data / f"__consumer_offsets-{partition}" / ("0" * 20 + ".log")
-    dumper = broker.java_command("kafka.tools.DumpLogSegments", "--offsets-decoder", "--files", str(log))
-    dumped = subprocess.run(dumper, capture_output=True, text=True, timeout=DEADLINE_SECONDS).stdout
+    dumped = tools.run("DumpLogSegments", "--offsets-decoder", "--files", str(log), bootstrap=False)
     has(dumped, r'"type":"2","data":\{"group":"logged"\}\} payload: \{"version":"3","data":\{"protocolType":"","generation":0,"protocol":null',
         r'"protocolType":"consumer","generation":1,"protocol":"range".*"subscription":\{"topics":\["glog"\]',
         r'"type":"1","data":\{"group":"logged","topic":"glog","partition":0\}\} payload: \{"version":"4","data":\{"offset":2,"leaderEpoch":0',
