@@ -29,15 +29,18 @@ pub struct LogSettings {
     pub index_interval_bytes: u32,
     pub segment_index_bytes: u32,
     pub file_delete_delay_ms: i64,
-    /// `u64::MAX`: not set.
+    /// From [`FLUSH_UNSET`] on: not set.
     pub flush_messages: u64,
-    /// `u64::MAX`: not set.
+    /// From [`FLUSH_UNSET`] on: not set.
     pub flush_ms: u64,
     pub flush_policy: FlushPolicy,
     pub preallocate: bool,
     /// Cleaning has taken batches out: offsets need not follow each other.
     pub may_have_gaps: bool,
 }
+
+/// `flush.messages` and `flush.ms` as Kafka says that they are not set: the largest number of its type.
+pub const FLUSH_UNSET: u64 = i64::MAX as u64;
 
 impl Default for LogSettings {
     fn default() -> LogSettings {
@@ -50,8 +53,8 @@ impl Default for LogSettings {
             index_interval_bytes: 4096,
             segment_index_bytes: 10 << 20,
             file_delete_delay_ms: 60_000,
-            flush_messages: u64::MAX,
-            flush_ms: u64::MAX,
+            flush_messages: FLUSH_UNSET,
+            flush_ms: FLUSH_UNSET,
             flush_policy: FlushPolicy::Durable,
             preallocate: false,
             may_have_gaps: false,
@@ -71,7 +74,7 @@ pub(super) enum Durability {
 impl LogSettings {
     /// The one place where durability comes from: a topic's own `flush.*` before the broker's policy.
     pub(super) fn durability(&self) -> Durability {
-        let unset = self.flush_messages == u64::MAX && self.flush_ms == u64::MAX;
+        let unset = self.flush_messages.min(self.flush_ms) >= FLUSH_UNSET;
         let synced = if unset {
             self.flush_policy == FlushPolicy::Durable
         } else {
@@ -148,5 +151,33 @@ impl LogContext {
         return self.sabotage == Sabotage::SkipChecksums;
         #[cfg(not(feature = "simulation"))]
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Acks=all was once never synced, as Kafka's word for "not set" was taken for a setting.
+    #[test]
+    fn without_settings_of_its_own_a_log_is_synced() {
+        let kafkas = LogSettings {
+            flush_messages: i64::MAX as u64,
+            flush_ms: i64::MAX as u64,
+            ..LogSettings::default()
+        };
+        assert_eq!(kafkas.durability(), Durability::Synced);
+        assert_eq!(LogSettings::default().durability(), Durability::Synced);
+        let relaxed = LogSettings {
+            flush_messages: 1000,
+            ..kafkas.clone()
+        };
+        assert_ne!(relaxed.durability(), Durability::Synced);
+        let each = LogSettings {
+            flush_messages: 1,
+            flush_policy: FlushPolicy::Os,
+            ..kafkas
+        };
+        assert_eq!(each.durability(), Durability::Synced);
     }
 }
