@@ -286,6 +286,12 @@ impl Recovery<'_> {
         epochs.truncate_from_end(end.max(start));
         producers.expire(self.now_ms, self.context.producer_id_expiration_ms.get());
         if !clean {
+            // What is kept is promised from now on, and a folder that does not say whose it is would be set aside.
+            let metadata = self.dir.join(checkpoints::PARTITION_METADATA_FILE);
+            if self.disk().exists(&metadata).await? {
+                let file = self.disk().open(&metadata, Mode::Read).await?;
+                file.sync_data().await?;
+            }
             // From here on the recovery point says that no one need look at these segments again.
             let path = self.dir.join(checkpoints::LEADER_EPOCH_FILE);
             let text = epochs.format();

@@ -42,6 +42,7 @@ impl Log {
             unfinished.all(|unfinished| unfinished.segment.base > last.base)
         })
         .await?;
+        self.keep_a_file_behind(&last).await?;
         let removed: Vec<Rc<Segment>> = {
             let mut state = self.state.borrow_mut();
             let count = state
@@ -61,6 +62,30 @@ impl Log {
             })?;
         }
         Ok(removed.len())
+    }
+
+    /// The segment behind `last` may have no file yet. Where it begins must be seen in the folder before all
+    /// others are gone.
+    async fn keep_a_file_behind(&self, last: &Segment) -> Result<(), LogError> {
+        let next = {
+            let state = self.state.borrow();
+            let mut segments = state.segments.iter();
+            segments.find(|segment| segment.base > last.base).cloned()
+        };
+        let Some(next) = next.filter(|next| !next.name_durable.get()) else {
+            return Ok(());
+        };
+        let make = async {
+            next.writer(&self.context.disk, &self.dir()).await?;
+            self.sync_names().await?;
+            next.name_durable.set(true);
+            Ok(())
+        };
+        make.await.map_err(|error| {
+            let error = LogError::storage("beginning a segment", &error);
+            self.go_offline(error.clone());
+            error
+        })
     }
 
     async fn last_deletable(
