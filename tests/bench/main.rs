@@ -280,10 +280,11 @@ fn into_a_sink_the_generator_counts_what_arrives() {
         let counted = number(&report, "/produced/total/records");
         assert!(counted > 0.0 && counted <= arrived as f64, "{what}");
         println!(
-            "{what}: {:.0} MB/s, {:.0} requests/s, {:.2} cores of the generator, acknowledged p50 {:.3} p99 {:.3} ms",
+            "{what}: {:.0} MB/s, {:.0} requests/s, {:.2} cores of the generator, sent p99 {:.3}, acknowledged p50 {:.3} p99 {:.3} ms",
             number(&report, "/produced/mb_per_second"),
             number(&report, "/produced/requests_per_second"),
             number(&report, "/generator_cores"),
+            number(&report, "/publish/p99"),
             number(&report, "/acknowledge/p50"),
             number(&report, "/acknowledge/p99"),
         );

@@ -1,13 +1,13 @@
 //! A broker that takes produces and keeps nothing, so that the generator is the slow side. It answers
 //! produce requests itself and hands all others to a real broker, which knows of topics.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use coati::protocol::batch::BatchView;
 use coati::protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use coati::protocol::messages::{ProduceRequest, ProduceResponse};
@@ -32,19 +32,23 @@ impl Sink {
         }
     }
 
-    /// Serves from now on; what is no produce goes to `broker`.
+    /// Serves from now on; what is no produce goes to `broker`. One thread that never sleeps: whoever sends to it
+    /// need not wake it, which costs more than sending.
     pub fn run(&self, broker: SocketAddr) {
         let (taken, listener) = (
             self.taken.clone(),
             self.listener.try_clone().expect("a clone"),
         );
+        listener.set_nonblocking(true).expect("a socket");
         thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let taken = taken.clone();
-                thread::spawn(move || {
-                    // The connection's end, whoever ends it.
-                    let _ended = serve(&client, broker, &taken);
-                });
+            let mut connections: Vec<Connection> = Vec::new();
+            loop {
+                if let Ok((client, _)) = listener.accept() {
+                    connections.push(Connection::new(client, broker).expect("a connection"));
+                }
+                // One that fails has ended, whoever ended it.
+                connections.retain_mut(|connection| connection.turn(&taken).is_ok());
+                thread::yield_now();
             }
         });
     }
@@ -54,43 +58,76 @@ impl Sink {
     }
 }
 
-fn serve(client: &TcpStream, broker: SocketAddr, taken: &AtomicU64) -> std::io::Result<()> {
-    client.set_nodelay(true)?;
-    let server = TcpStream::connect(broker)?;
-    server.set_nodelay(true)?;
-    let mut requests = BufReader::with_capacity(256 << 10, client);
-    let mut answers = Vec::new();
-    loop {
-        let request = frame(&mut requests)?;
-        if i16::from_be_bytes([request[0], request[1]]) == ProduceRequest::KEY {
-            answers.extend_from_slice(&answer(request, taken));
-        } else {
-            send(&server, &request)?;
-            let response = frame(&mut &server)?;
-            answers.extend_from_slice(&(response.len() as u32).to_be_bytes());
-            answers.extend_from_slice(&response);
+/// A connection holds this much of what its peer sends ahead; its requests are smaller.
+const BUFFER_BYTES: usize = 1 << 20;
+
+struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+    /// Received, and not yet answered up to `filled`.
+    memory: BytesMut,
+    filled: usize,
+    answers: Vec<u8>,
+}
+
+impl Connection {
+    fn new(client: TcpStream, broker: SocketAddr) -> std::io::Result<Connection> {
+        client.set_nodelay(true)?;
+        client.set_nonblocking(true)?;
+        let server = TcpStream::connect(broker)?;
+        server.set_nodelay(true)?;
+        Ok(Connection {
+            client,
+            server,
+            memory: BytesMut::zeroed(BUFFER_BYTES),
+            filled: 0,
+            answers: Vec::new(),
+        })
+    }
+
+    /// Takes what is there, and answers what is whole.
+    fn turn(&mut self, taken: &AtomicU64) -> std::io::Result<()> {
+        match self.client.read(&mut self.memory[self.filled..]) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => self.filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
         }
-        if requests.buffer().is_empty() {
-            (&mut &*client).write_all(&answers)?;
-            answers.clear();
+        let all = std::mem::take(&mut self.memory).freeze();
+        let mut done = 0;
+        while let Some(length) = frame_length(&all[done..self.filled]) {
+            let request = all.slice(done + 4..done + 4 + length);
+            done += 4 + length;
+            if i16::from_be_bytes([request[0], request[1]]) == ProduceRequest::KEY {
+                self.answers.extend_from_slice(&answer(request, taken));
+            } else {
+                (&self.server).write_all(&(length as u32).to_be_bytes())?;
+                (&self.server).write_all(&request)?;
+                let mut length = [0; 4];
+                (&self.server).read_exact(&mut length)?;
+                self.answers.extend_from_slice(&length);
+                let begin = self.answers.len();
+                let end = begin + u32::from_be_bytes(length) as usize;
+                self.answers.resize(end, 0);
+                (&self.server).read_exact(&mut self.answers[begin..])?;
+            }
         }
+        self.memory = all.try_into_mut().expect("nothing keeps a request");
+        self.memory.copy_within(done..self.filled, 0);
+        self.filled -= done;
+        let sent = self.client.write(&self.answers).or_else(|error| {
+            let full = error.kind() == std::io::ErrorKind::WouldBlock;
+            if full { Ok(0) } else { Err(error) }
+        })?;
+        self.answers.drain(..sent);
+        Ok(())
     }
 }
 
-fn frame(from: &mut impl Read) -> std::io::Result<Bytes> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length)?;
-    let length = u32::from_be_bytes(length) as usize;
-    let mut frame = Vec::with_capacity(length);
-    if from.take(length as u64).read_to_end(&mut frame)? < length {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(frame.into())
-}
-
-fn send(mut to: &TcpStream, frame: &[u8]) -> std::io::Result<()> {
-    to.write_all(&(frame.len() as u32).to_be_bytes())?;
-    to.write_all(frame)
+/// Of the first frame, if all of it is there.
+fn frame_length(received: &[u8]) -> Option<usize> {
+    let length = u32::from_be_bytes(*received.first_chunk()?) as usize;
+    (received.len() >= 4 + length).then_some(length)
 }
 
 /// The framed answer to one produce request.

@@ -5,7 +5,6 @@ use zerocopy::IntoBytes;
 
 use crate::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use crate::protocol::compression::{Codec, compress};
-use crate::protocol::writer::put_uvarint;
 
 use super::records::RecordHeader;
 use super::{
@@ -24,7 +23,8 @@ use super::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {
-    records: BytesMut,
+    /// Room for the header, then the records: an uncompressed batch is made where they lie.
+    batch: BytesMut,
     count: i32,
     next_offset_delta: i32,
     base_timestamp: Option<TimestampMs>,
@@ -50,7 +50,7 @@ impl BatchBuilder {
     /// Uncompressed, from offset 0, with no leader epoch and no producer id.
     pub fn new() -> BatchBuilder {
         BatchBuilder {
-            records: BytesMut::new(),
+            batch: BytesMut::zeroed(HEADER_BYTES),
             count: 0,
             next_offset_delta: 0,
             base_timestamp: None,
@@ -132,20 +132,36 @@ impl BatchBuilder {
         let base_timestamp = *self.base_timestamp.get_or_insert(timestamp);
         self.max_timestamp = self.max_timestamp.max(timestamp);
 
-        let mut body =
-            BytesMut::with_capacity(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + 32);
-        body.put_u8(0);
-        put_varlong(&mut body, timestamp.wrapping_sub(base_timestamp));
-        put_varint(&mut body, offset_delta);
-        put_nullable(&mut body, key);
-        put_nullable(&mut body, value);
-        put_varint(&mut body, headers.len() as i32);
+        let timestamp_delta = timestamp.wrapping_sub(base_timestamp);
+        let headers_bytes: usize = headers
+            .iter()
+            .map(|header| {
+                nullable_bytes(Some(header.key.as_bytes()))
+                    + nullable_bytes(header.value.as_deref())
+            })
+            .sum();
+        let body = 1
+            + varlong_bytes(timestamp_delta)
+            + varint_bytes(offset_delta)
+            + nullable_bytes(key)
+            + nullable_bytes(value)
+            + varint_bytes(headers.len() as i32)
+            + headers_bytes;
+        let batch = &mut self.batch;
+        batch.reserve(varint_bytes(body as i32) + body);
+        put_varint(batch, body as i32);
+        let start = batch.len();
+        batch.put_u8(0);
+        put_varlong(batch, timestamp_delta);
+        put_varint(batch, offset_delta);
+        put_nullable(batch, key);
+        put_nullable(batch, value);
+        put_varint(batch, headers.len() as i32);
         for header in headers {
-            put_nullable(&mut body, Some(header.key.as_bytes()));
-            put_nullable(&mut body, header.value.as_deref());
+            put_nullable(batch, Some(header.key.as_bytes()));
+            put_nullable(batch, header.value.as_deref());
         }
-        put_varint(&mut self.records, body.len() as i32);
-        self.records.put_slice(&body);
+        debug_assert_eq!(batch.len() - start, body);
     }
 
     pub fn records_count(&self) -> i32 {
@@ -154,7 +170,7 @@ impl BatchBuilder {
 
     /// Size of the batch as it stands, before compression.
     pub fn size_in_bytes(&self) -> usize {
-        HEADER_BYTES + self.records.len()
+        self.batch.len()
     }
 
     /// Makes the batch, CRC included.
@@ -162,11 +178,11 @@ impl BatchBuilder {
     /// # Panics
     /// When it is 2 GiB or more; callers stop long before.
     pub fn build(self) -> Bytes {
-        let mut batch = BytesMut::with_capacity(self.size_in_bytes());
-        batch.put_bytes(0, HEADER_BYTES);
-        match self.codec {
-            Codec::None => batch.put_slice(&self.records),
-            codec => batch.put_slice(&compress(codec, self.level, &self.records)),
+        let mut batch = self.batch;
+        if self.codec != Codec::None {
+            let records = compress(self.codec, self.level, &batch[HEADER_BYTES..]);
+            batch.truncate(HEADER_BYTES);
+            batch.put_slice(&records);
         }
         let length = i32::try_from(batch.len() - LENGTH_END).expect("batches are below 2 GiB");
         let header = BatchHeader {
@@ -207,12 +223,30 @@ pub fn control_key(control: ControlType) -> [u8; 4] {
     [0, 0, 0, control as u8]
 }
 
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+fn varlong_bytes(value: i64) -> usize {
+    let bits = 64 - (zigzag(value) | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+fn varint_bytes(value: i32) -> usize {
+    varlong_bytes(i64::from(value))
+}
+
+fn nullable_bytes(bytes: Option<&[u8]>) -> usize {
+    let length = bytes.map_or(-1, |bytes| bytes.len() as i32);
+    varint_bytes(length) + length.max(0) as usize
+}
+
 fn put_varint(out: &mut BytesMut, value: i32) {
-    put_uvarint(out, ((value << 1) ^ (value >> 31)) as u32);
+    put_varlong(out, i64::from(value));
 }
 
 fn put_varlong(out: &mut BytesMut, value: i64) {
-    let mut value = ((value << 1) ^ (value >> 63)) as u64;
+    let mut value = zigzag(value);
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;
