@@ -1,8 +1,8 @@
-//! Owns consumer groups as pure machines: a [`Coordinator`] is all that one partition of `__consumer_offsets` knows.
+//! Owns consumer groups as pure machines: a `Coordinator` is all that one partition of `__consumer_offsets` knows.
 //! Times, ids and requests are handed in; what comes out are records to append and answers to give. It reads no
 //! clock, no randomness, no file, and iterates nothing in hash order; `shard::coordinators` drives it.
 //!
-//! State changes at once, with the records that say so in the same [`Actions`]; no answer may leave before all
+//! State changes at once, with the records that say so in the same `Actions`; no answer may leave before all
 //! records that came before or with it are committed. So what a client was told is always in the log, and a
 //! coordinator that replays the log knows what its predecessor had promised. Should an append fail, the whole
 //! coordinator is dropped with everything it had not told.

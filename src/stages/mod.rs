@@ -1,8 +1,8 @@
 //! Owns where each core's time goes: how long every stage of a request took, how long each task held its core, and
 //! who held it too long. All of it is counted by the core itself in plain cells and read by nobody else: whoever
-//! wants to know asks the core for a [`Sample`]. It decides nothing and never waits.
+//! wants to know asks the core for a `Sample`. It decides nothing and never waits.
 //!
-//! What it costs is bounded: [`timing`] times no more requests a second than it may, and counts the others.
+//! What it costs is bounded: `timing` times no more requests a second than it may, and counts the others.
 
 pub mod histogram;
 pub mod tasks;

@@ -1,5 +1,5 @@
 //! Owns one group of the classic protocol: members join, the leader among them assigns, all sync. Pure: every call is
-//! handed what it may touch as [`Effects`]. KIP-345 (static members), KIP-394 (member ids first), KIP-814 (a leader
+//! handed what it may touch as `Effects`. KIP-345 (static members), KIP-394 (member ids first), KIP-814 (a leader
 //! that comes back need not assign anew).
 //!
 //! `join` brings members to a new generation, `sync` hands its assignments out, `membership` keeps and ends members.
