@@ -23,13 +23,14 @@ CLIENT_DEADLINE_SECONDS = 600
 
 
 class Client:
-    def __init__(self, name: str, command: list[str], codecs=ALL_CODECS, own_timestamps=True):
+    def __init__(self, name: str, command: list[str], codecs=ALL_CODECS, own_timestamps=True, is_librdkafka=False):
         self.name, self.command, self.codecs, self.own_timestamps = name, command, codecs, own_timestamps
+        self.is_librdkafka = is_librdkafka
 
 
 CLIENTS = [
-    Client("kcat", [sys.executable, str(HERE / "kcat.py")], own_timestamps=False),
-    Client("rdkafka", [str(broker.DEPS / "rdkafka" / "release" / "compat-rdkafka")]),
+    Client("kcat", [sys.executable, str(HERE / "kcat.py")], own_timestamps=False, is_librdkafka=True),
+    Client("rdkafka", [str(broker.DEPS / "rdkafka" / "release" / "compat-rdkafka")], is_librdkafka=True),
     Client("java", broker.java_command("Client")),
     Client("franz-go", [str(broker.DEPS / "franz-go")]),
     Client("kafka-python", [str(broker.DEPS / "python" / "bin" / "python"), str(HERE / "kafka-python" / "client.py")]),
@@ -56,8 +57,10 @@ def check_codecs(client: Client, bootstrap: str, produced: list[dict], title: st
     with wire.Connection(bootstrap) as connection:
         for codec in client.codecs:
             found = {ALL_CODECS[batch[22] & 7] for case in produced if case.get("codec") == codec for batch in first_batches(connection, case)}
-            failures += found != {codec}
-            print(f"{'pass' if found == {codec} else 'FAIL'} {title} stores {codec} as {', '.join(sorted(found))}", flush=True)
+            # librdkafka sends a batch plain that compression makes no smaller, such as one that left with few records.
+            is_right = codec in found and found <= {codec, "none"} if client.is_librdkafka else found == {codec}
+            failures += not is_right
+            print(f"{'pass' if is_right else 'FAIL'} {title} stores {codec} as {', '.join(sorted(found))}", flush=True)
     return failures
 
 
