@@ -42,6 +42,24 @@ pub const SEND_BYTES: usize = 1 << 20;
 /// Bytes appended to one log and not yet written from which on acks=0 produces count as in progress.
 pub const UNWRITTEN_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of one log that go through its core's journal at once; more go straight into its segment.
+pub const JOURNAL_APPEND_BYTES_MAX: usize = 32 << 10;
+
+/// Bytes of one write into a journal.
+pub const JOURNAL_FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// What a journal's file grows by, and what of it is used again at a time.
+pub const JOURNAL_ZONE_BYTES: u32 = 4 << 20;
+
+/// As large as the journal of one core grows.
+pub const JOURNAL_ZONES_MAX: usize = 16;
+
+/// Bytes of one log that only the journal has until its segment is written behind it.
+pub const BEHIND_BYTES_MAX: u32 = 256 << 10;
+
+/// So long at most its segment waits for more of them.
+pub const BEHIND_MS_MAX: i64 = 5_000;
+
 /// Bytes a connection asks the kernel for at once when no frame tells it how many to expect.
 pub const RECEIVE_BYTES: usize = 64 << 10;
 
@@ -93,5 +111,8 @@ pub const GROUPS_PER_COORDINATOR_MAX: usize = 100_000;
 pub const COORDINATOR_LOAD_BYTES: usize = 1 << 20;
 
 const _: () = assert!(GROUP_METADATA_BYTES_MAX >= MEMBER_METADATA_BYTES_MAX);
+const _: () = assert!(JOURNAL_APPEND_BYTES_MAX < JOURNAL_FRAME_BYTES_MAX);
+const _: () = assert!(JOURNAL_FRAME_BYTES_MAX <= JOURNAL_ZONE_BYTES as usize);
+const _: () = assert!((BEHIND_BYTES_MAX as usize) < UNWRITTEN_BYTES_MAX);
 const _: () = assert!(COLD_READ_BYTES >= YIELD_BYTES);
 const _: () = assert!(CONNECTION_RESPONSE_BYTES_MAX >= COLD_READ_BYTES);

@@ -17,6 +17,7 @@ use crate::ids::{LeaderEpoch, Offset};
 use crate::io::{clock, process};
 use crate::log::checkpoints::PartitionMetadata;
 use crate::log::directory::{self, Folder};
+use crate::log::journal::replay::{self, Journaled};
 use crate::log::{FlushPolicy, Log, LogError, LogSettings, Opening};
 use crate::protocol::batch::{self, Batch};
 use crate::protocol::{Part, Records, Str};
@@ -82,14 +83,17 @@ pub async fn start(shard: &Rc<Shard>, folder: Folder) -> Result<(), BootError> {
     let folder = strays::set_strays_aside(&disk, folder, &image).await?;
     shard.checkpoints.begin(&folder);
     let (folder, to_open) = (Arc::new(folder), Arc::new(image.clone()));
+    let stock = folder.clone();
     let opened = shard
         .everywhere(move |shard| {
             let (image, folder) = (to_open.clone(), folder.clone());
             async move { sync::open(shard, image, folder).await }
         })
         .await;
+    let opened: sync::Opened = opened.into_iter().sum();
+    let root = &config.data_dir;
+    replay::discard(&disk, root, &stock.journaled, &opened.offline).await?;
     if !was_clean && !is_new {
-        let opened: sync::Opened = opened.into_iter().sum();
         let ms = began.elapsed().as_millis() as u64;
         warn!(
             ?opened,
@@ -153,6 +157,8 @@ pub async fn stop(shard: &Rc<Shard>, is_clean: bool) -> Result<(), BootError> {
     let root = &shard.broker.config.data_dir;
     shard.checkpoints.write(shard, &Kind::ALL).await?;
     if is_clean {
+        // They hold nothing any more, and the folder is plain Kafka's.
+        replay::discard(disk, root, &Journaled::new(), &[]).await?;
         let image = shard.image();
         let epoch = image.broker(shard.broker.id()).map(|broker| broker.epoch);
         directory::mark_clean(disk, root, epoch).await?;
@@ -177,7 +183,7 @@ async fn open_log(shard: &Shard, folder: &Folder) -> Result<Rc<Log>, BootError> 
         Some(found) => {
             let opening = Opening {
                 log_start: None,
-                ..found.opening
+                ..found.opening.clone()
             };
             let (log, recovered) = Log::open(context, dir, settings, opening, now).await?;
             if recovered.cut_bytes > 0 {

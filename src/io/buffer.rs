@@ -207,6 +207,13 @@ impl AppendBuffer {
         })
     }
 
+    /// The bytes of `range`, to look at or copy; they may still be patched later.
+    pub fn peek(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start >= self.gap && range.start <= range.end && range.end <= self.length);
+        // SAFETY: the range is initialised, and nothing writes here while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.allocation.start().add(range.start), range.len()) }
+    }
+
     /// A copy of what lies in `range` (less than a block), with zeroes up to a whole block: the last
     /// write of a log ends in one, because the kernel must not read memory that still grows.
     pub fn padded_block(&self, range: Range<usize>) -> Bytes {

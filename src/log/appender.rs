@@ -10,7 +10,7 @@ use super::header::{HEADER_BYTES, Header};
 use super::segment::{Indexes, Segment};
 use super::settings::Durability;
 use super::time_index::TimestampOffset;
-use super::{Log, LogError, LogEvent, LogSettings, State, checkpoints, segment_path};
+use super::{Log, LogError, LogSettings, State, checkpoints, segment_path};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
 use crate::io::{Disk, Mode};
 use crate::stages::{self, Stage};
@@ -61,6 +61,9 @@ impl Log {
             let took_chunk = state.tail.append(&segment, batch, &head, offsets);
             index_batch(&segment, &header, settings.index_interval_bytes);
             state.epochs_dirty |= state.epochs.assign(epoch, base_offset);
+            if state.issued_end == state.end {
+                state.behind_since_ms = now_ms;
+            }
             state.end = header.next_offset();
             state.last_append_ms = now_ms;
             state.changed = true;
@@ -74,7 +77,7 @@ impl Log {
         if took_chunk {
             self.context.budget.on_new_chunk(self);
         }
-        self.begin_writes();
+        self.send_off(batch.len());
         Ok(Appended {
             base_offset,
             last_offset: header.last_offset(),
@@ -99,8 +102,9 @@ impl Log {
             });
             written
         };
-        if sealed_is_written {
-            self.kick_finisher();
+        match sealed_is_written {
+            true => self.kick_finisher(),
+            false => self.store_now(),
         }
     }
 
@@ -124,13 +128,13 @@ impl Log {
     }
 
     fn sync_is_due(&self, state: &State) -> bool {
-        if state.synced_end >= state.written_end {
+        if state.synced_end >= state.stored_end {
             return false;
         }
-        let unsynced = (state.written_end.0 - state.synced_end.0) as u64;
+        let unsynced = (state.stored_end.0 - state.synced_end.0) as u64;
         state.flush_target > state.synced_end
             || match self.settings().durability() {
-                Durability::Synced => true,
+                Durability::Synced => state.awaits_sync(),
                 Durability::Written { messages, .. } => unsynced >= messages,
             }
     }
@@ -151,17 +155,14 @@ impl Log {
                     .cloned()
                     .collect();
                 segments.reverse();
-                (state.written_end, segments)
+                (state.stored_end, segments)
             };
             for segment in segments {
                 self.sync_segment(&segment).await?;
             }
-            let mut state = self.state.borrow_mut();
-            state.synced_end = target;
-            state.durable_end = state.durable_end.max(target);
-            drop(state);
+            self.state.borrow_mut().synced_end = target;
             self.wake_waiters();
-            self.notify(LogEvent::Durable);
+            self.advance_promises(Offset(0), target);
         }
     }
 
@@ -307,6 +308,7 @@ impl Log {
             let mut state = self.state.borrow_mut();
             state.flush_target = state.flush_target.max(target);
         }
+        self.store_now();
         self.kick_syncer();
         self.wait_until(|state| state.synced_end >= target).await
     }
@@ -324,7 +326,7 @@ pub(super) async fn write_aborted(disk: &Disk, dir: &Path, segment: &Segment) ->
 
 /// Kafka's rule (LogSegment.shouldRoll): by size, by time since the first record, by full indexes, by
 /// an offset that the index cannot express.
-fn should_roll(
+pub(super) fn should_roll(
     active: &Segment,
     batch: &Header,
     settings: &LogSettings,

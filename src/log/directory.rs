@@ -9,7 +9,8 @@ use super::checkpoints::{
     self, CLEAN_SHUTDOWN_FILE, CleanShutdown, LOG_START_OFFSET_FILE, OffsetsByPartition,
     RECOVERY_POINT_FILE,
 };
-use crate::ids::PartitionIndex;
+use super::journal::replay::{self, Journaled};
+use crate::ids::{Offset, PartitionIndex};
 use crate::io::Disk;
 
 /// A data folder as found at start.
@@ -20,6 +21,17 @@ pub struct Folder {
     pub logs: Vec<FoundLog>,
     /// Folders of deleted logs: to be removed.
     pub deleted: Vec<PathBuf>,
+    /// Where logs begin, of those too whose folder is not there.
+    pub log_starts: OffsetsByPartition,
+    /// What the journals hold for the logs; nothing after a clean stop, whatever is in them.
+    pub journaled: Journaled,
+}
+
+impl Folder {
+    /// The log start that the checkpoint says, if any.
+    pub fn log_start(&self, topic: &str, partition: PartitionIndex) -> Option<Offset> {
+        self.log_starts.get(&(topic.to_owned(), partition)).copied()
+    }
 }
 
 /// A partition's folder.
@@ -43,6 +55,10 @@ pub async fn take_stock(disk: &Disk, root: &Path) -> io::Result<Folder> {
         clean,
         ..Folder::default()
     };
+    folder.log_starts = log_starts.clone();
+    if folder.clean.is_none() {
+        folder.journaled = replay::read(disk, root).await?;
+    }
     for entry in disk.list(root).await? {
         let dir = root.join(&entry.name);
         if !entry.is_dir {
@@ -64,6 +80,7 @@ pub async fn take_stock(disk: &Disk, root: &Path) -> io::Result<Folder> {
                 clean: folder.clean.is_some(),
                 recovery_point: recovery_points.get(&key).copied(),
                 log_start: log_starts.get(&key).copied(),
+                journaled: Vec::new(),
             },
             topic: key.0,
         });

@@ -4,12 +4,13 @@
 //! answers clients, reads no clock, and belongs to one thread.
 //!
 //! In the order a batch meets them: `appender` (copy, sync), `tail_cache` (the buffers written),
-//! `writer` (group writes), `segment` (one file and its indexes), `reader`, `upkeep`, `retention`, `recovery`,
+//! `journal` (small appends of all logs of a core in one write), `writer` (group writes into segments), `segment` (one file and its indexes), `reader`, `upkeep`, `retention`, `recovery`,
 //! `directory`.
 //! The other files are pure: formats and state.
 
 pub mod checkpoints;
 pub mod epochs;
+pub mod journal;
 pub mod offset_index;
 pub mod producers;
 pub mod time_index;
@@ -41,6 +42,7 @@ use std::task::{Poll, Waker};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
 use crate::limits::UNWRITTEN_BYTES_MAX;
 use epochs::{EpochCache, EpochStart};
+use journal::Journaling;
 use producers::ProducerStates;
 use segment::Segment;
 use tail_cache::Tail;
@@ -112,6 +114,7 @@ pub struct Log {
     waiters: RefCell<Vec<Waker>>,
     /// No more appends.
     closing: Cell<bool>,
+    deleted: Cell<bool>,
 }
 
 struct State {
@@ -123,10 +126,21 @@ struct State {
     epochs_dirty: bool,
     start: Offset,
     end: Offset,
+    /// What is promised: in the segments or in the journal.
     written_end: Offset,
     durable_end: Offset,
-    /// Synced in fact; below `durable_end` where the flush settings relax it.
+    /// Given to the device for the segments, taken by it, and on stable storage there. What only the journal has lies
+    /// above.
+    issued_end: Offset,
+    stored_end: Offset,
     synced_end: Offset,
+    /// Up to here the segments are written without waiting for more to come.
+    store_target: Offset,
+    /// Up to here it is the segments that acknowledgements wait for.
+    straight_end: Offset,
+    /// When the first of what the segments lack was appended.
+    behind_since_ms: TimestampMs,
+    journaling: Journaling,
     /// Everything below survives a crash with its indexes and producer snapshot: recovery starts here.
     recovery_point: Offset,
     /// Sealed segments whose indexes and snapshot are not on disk yet, oldest first.
@@ -183,7 +197,7 @@ impl Log {
         self.state.borrow().segments.len()
     }
 
-    /// Bytes appended and not yet written: above its limit a partition takes no more produces.
+    /// Bytes appended and not yet in the segments: above its limit a partition takes no more produces.
     pub fn backlog_bytes(&self) -> usize {
         let state = self.state.borrow();
         state.bytes_behind(|segment| segment.written.get())

@@ -31,7 +31,7 @@ impl Log {
     /// `at_least_one` the first batch whatever its size (KIP-74). Cold reads may end in a part of a
     /// batch, as Kafka's do. Empty at the end. `OffsetOutOfRange` below the start or above the end.
     pub async fn read(
-        &self,
+        self: &Rc<Self>,
         from: Offset,
         upto: Offset,
         max_bytes: usize,
@@ -44,7 +44,7 @@ impl Log {
     /// As [`Log::read`], with at most `memory_max` bytes from memory: where that is less than
     /// the first batch, a range of the file is the answer, though the batch is in memory.
     pub async fn read_within(
-        &self,
+        self: &Rc<Self>,
         from: Offset,
         upto: Offset,
         max_bytes: usize,
@@ -69,6 +69,8 @@ impl Log {
         if let Some(hot) = self.read_hot(from, upto, max_bytes, at_least_one, memory_max) {
             return Ok(hot);
         }
+        // What only the journal has must be in the segment before a range of it can be an answer.
+        self.wait_until_stored(from).await?;
         match self.read_cold(from, upto, max_bytes, at_least_one).await {
             Ok(records) => Ok(records),
             // Retention may have taken the segment while we looked.
@@ -83,6 +85,15 @@ impl Log {
                 Err(error)
             }
         }
+    }
+
+    /// Has the segments written at least up to the batch that holds `from`.
+    async fn wait_until_stored(self: &Rc<Self>, from: Offset) -> Result<(), LogError> {
+        if self.state.borrow().stored_end > from {
+            return Ok(());
+        }
+        self.store_now();
+        self.wait_until(|state| state.stored_end > from).await
     }
 
     fn read_hot(
@@ -234,13 +245,12 @@ impl Log {
 
     /// The first record with this timestamp or a later one (ListOffsets).
     pub async fn offset_for_timestamp(
-        &self,
+        self: &Rc<Self>,
         timestamp: TimestampMs,
     ) -> Result<Option<FoundByTime>, LogError> {
         self.check_online()?;
         let end = self.end_offset();
-        // Searches look at files alone.
-        self.wait_until(|state| state.written_end >= end).await?;
+        self.wait_until_all_stored(end).await?;
         let found = self
             .search_time(timestamp, end)
             .await
@@ -248,6 +258,14 @@ impl Log {
         // What a device that fails still has of a file, nobody knows.
         self.check_online()?;
         Ok(found)
+    }
+
+    /// Searches look at files alone.
+    async fn wait_until_all_stored(self: &Rc<Self>, end: Offset) -> Result<(), LogError> {
+        if self.state.borrow().stored_end < end {
+            self.store_now();
+        }
+        self.wait_until(|state| state.stored_end >= end).await
     }
 
     /// What comes at or behind `end` came after the search began.
@@ -335,10 +353,10 @@ impl Log {
     }
 
     /// The record with the largest timestamp of the log (ListOffsets with -3, KIP-734).
-    pub async fn max_timestamp(&self) -> Result<Option<FoundByTime>, LogError> {
+    pub async fn max_timestamp(self: &Rc<Self>) -> Result<Option<FoundByTime>, LogError> {
         self.check_online()?;
         let end = self.end_offset();
-        self.wait_until(|state| state.written_end >= end).await?;
+        self.wait_until_all_stored(end).await?;
         let search = async {
             let mut largest: Option<TimestampOffset> = None;
             let mut next = self.segment_at(self.start_offset());

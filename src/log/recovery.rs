@@ -7,9 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::appender::{add_last_time_entry, index_batch, write_aborted};
+use bytes::Bytes;
+
+use super::appender::{add_last_time_entry, index_batch, should_roll, write_aborted};
 use super::epochs::EpochCache;
 use super::header::{HEADER_BYTES, Header};
+use super::journal::{JournaledRun, Journaling};
 use super::offset_index::OffsetIndex;
 use super::producers::ProducerStates;
 use super::reader::Scanner;
@@ -19,18 +22,20 @@ use super::time_index::{TimeIndex, TimestampOffset};
 use super::writer::Writing;
 use super::{Log, LogContext, LogError, LogSettings, State, checkpoints, segment_path};
 use crate::ids::{Offset, TimestampMs};
-use crate::io::{Disk, Mode};
+use crate::io::{AppendBuffer, BLOCK, Disk, Mode};
 
 /// Read at a time when whole segments are scanned.
 const SCAN_BYTES: usize = 1 << 20;
 
 /// What the checkpoints of the data folder say of a log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Opening {
     /// The last stop was clean: all files are complete and durable.
     pub clean: bool,
     pub recovery_point: Option<Offset>,
     pub log_start: Option<Offset>,
+    /// What the journals hold of it, oldest first; of no account after a clean stop.
+    pub journaled: Vec<JournaledRun>,
 }
 
 /// What opening found and did.
@@ -42,6 +47,8 @@ pub struct Recovered {
     pub cut_bytes: u64,
     /// Removed because they do not continue the log.
     pub removed_segments: usize,
+    /// Put into the segments from the journals.
+    pub journaled_bytes: u64,
 }
 
 impl Log {
@@ -95,9 +102,10 @@ impl Log {
             settings: &settings,
             now_ms,
             report: Recovered::default(),
+            journaled: batches_of(&opening.journaled),
         };
         let opened = recovery
-            .run(opening)
+            .run(&opening)
             .await
             .map_err(|error| LogError::storage("opening a log", &error))?;
         let report = recovery.report;
@@ -142,7 +150,13 @@ impl Opened {
             end,
             written_end: end,
             durable_end: end,
+            issued_end: end,
+            stored_end: end,
             synced_end: end,
+            store_target: end,
+            straight_end: end,
+            behind_since_ms: now_ms,
+            journaling: Journaling::new(end),
             recovery_point: self.recovery_point,
             unfinished: VecDeque::new(),
             writing: Writing::default(),
@@ -164,8 +178,33 @@ impl Opened {
             failure: None.into(),
             waiters: Vec::new().into(),
             closing: false.into(),
+            deleted: false.into(),
         })
     }
+}
+
+/// Where a log without segments begins: where the journals' first entry does, unless something was between the log's
+/// start and that, and is lost.
+fn first_base(opening: &Opening) -> Offset {
+    let log_start = opening.log_start.unwrap_or(Offset(0));
+    match opening.journaled.first() {
+        None => log_start,
+        Some(first) => first.from.min(log_start.max(first.log_start)),
+    }
+}
+
+/// The batches of the journals' entries.
+fn batches_of(runs: &[JournaledRun]) -> VecDeque<(Header, Bytes)> {
+    let mut batches = VecDeque::new();
+    for run in runs {
+        let mut rest = run.batches.clone();
+        while let Some(header) = Header::parse(&rest)
+            && header.size as usize <= rest.len()
+        {
+            batches.push_back((header, rest.split_to(header.size as usize)));
+        }
+    }
+    batches
 }
 
 /// What a log's folder holds.
@@ -192,6 +231,8 @@ struct Recovery<'a> {
     settings: &'a LogSettings,
     now_ms: TimestampMs,
     report: Recovered,
+    /// Batches that the journals hold and the segments may lack, oldest first.
+    journaled: VecDeque<(Header, Bytes)>,
 }
 
 impl Recovery<'_> {
@@ -203,10 +244,11 @@ impl Recovery<'_> {
         segment_path(self.dir, base, extension)
     }
 
-    async fn run(&mut self, opening: Opening) -> io::Result<Opened> {
+    async fn run(&mut self, opening: &Opening) -> io::Result<Opened> {
         let mut found = self.look_around().await?;
         if found.segments.is_empty() {
-            let base = opening.log_start.unwrap_or(Offset(0));
+            // Where nothing was ever synced, the names in the folder may be gone, and only the journal knows.
+            let base = first_base(opening);
             found.segments.push(FoundSegment {
                 base,
                 length: 0,
@@ -257,7 +299,7 @@ impl Recovery<'_> {
 
     async fn conclude(
         &mut self,
-        opening: Opening,
+        opening: &Opening,
         clean: bool,
         mut segments: VecDeque<Rc<Segment>>,
         mut producers: ProducerStates,
@@ -588,6 +630,10 @@ impl Recovery<'_> {
         let mut expected = found.segments[first].base;
         let mut last_kept: Option<Rc<Segment>> = None;
         for (number, next) in found.segments[first..].iter().enumerate() {
+            if let Some(torn) = last_kept.as_ref().filter(|_| next.base > expected) {
+                self.fill(torn, next.base, producers, epochs).await?;
+                expected = torn.next_offset.get();
+            }
             let is_gap = next.base > expected;
             if next.base < expected || (is_gap && !self.settings.may_have_gaps) {
                 // From the last back, so that a crash in here leaves no hole.
@@ -605,6 +651,92 @@ impl Recovery<'_> {
             segments.push_back(segment.clone());
             last_kept = Some(segment);
         }
+        let mut last = last_kept.expect("the first is kept");
+        while self
+            .fill(&last, Offset(i64::MAX), producers, epochs)
+            .await?
+        {
+            self.seal_scanned(&last, producers).await?;
+            last = Rc::new(Segment::empty(last.next_offset.get(), self.now_ms));
+            segments.push_back(last.clone());
+        }
+        Ok(())
+    }
+
+    /// Puts what the journals have of the log behind a segment's end, below `limit`, into it. True if there is more for
+    /// a segment behind it.
+    async fn fill(
+        &mut self,
+        segment: &Segment,
+        limit: Offset,
+        producers: &mut ProducerStates,
+        epochs: &mut EpochCache,
+    ) -> io::Result<bool> {
+        let stored = segment.size.get();
+        let mut more = false;
+        let mut filling = Vec::new();
+        while let Some((header, batch)) = self.journaled.front() {
+            if header.base_offset < segment.next_offset.get() {
+                self.journaled.pop_front();
+                continue;
+            }
+            // An entry of another leader's time, or behind a hole, continues nothing: it was never acknowledged.
+            let is_older = epochs.latest_epoch() > Some(header.leader_epoch);
+            let is_next = header.base_offset == segment.next_offset.get();
+            if !is_next || is_older || header.next_offset() > limit {
+                break;
+            }
+            if should_roll(segment, header, self.settings, self.now_ms) {
+                more = limit == Offset(i64::MAX);
+                break;
+            }
+            if !self.continues(segment, header, batch) {
+                break;
+            }
+            index_batch(segment, header, self.settings.index_interval_bytes);
+            if let Some(aborted) = header.note_producer(&batch[HEADER_BYTES..], producers) {
+                segment.note_aborted(aborted);
+            }
+            if header.leader_epoch.0 >= 0 {
+                epochs.assign(header.leader_epoch, header.base_offset);
+            }
+            filling.extend(self.journaled.pop_front().map(|(_, batch)| batch));
+        }
+        if !filling.is_empty() {
+            self.write_behind(segment, stored, &filling).await?;
+            self.report.journaled_bytes += u64::from(segment.size.get() - stored);
+        }
+        Ok(more)
+    }
+
+    /// Writes batches behind the first `stored` bytes of a segment's file, and syncs it.
+    async fn write_behind(
+        &self,
+        segment: &Segment,
+        stored: u32,
+        batches: &[Bytes],
+    ) -> io::Result<()> {
+        let size = segment.size.get();
+        let shared = stored as usize % BLOCK;
+        let start = u64::from(stored) - shared as u64;
+        let path = self.path(segment.base, "log");
+        let file = self.disk().open(&path, Mode::Create).await?;
+        let reader = self.disk().open(&path, Mode::Read).await?;
+        let before = reader.read_at(start, shared).await?;
+        if before.len() < shared {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let length = ((size - stored) as usize + shared).next_multiple_of(BLOCK);
+        let mut buffer = AppendBuffer::with_capacity(length);
+        buffer.append(&before);
+        for batch in batches {
+            buffer.append(batch);
+        }
+        buffer.append(&[0; BLOCK][..buffer.room()]);
+        file.write_at(vec![buffer.slice(0..length)], start).await?;
+        file.truncate(u64::from(size)).await?;
+        file.sync_data().await?;
+        segment.set_stored(size);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 
+use super::journal::Journal;
 use super::{TailBudget, WriteLimits};
 use crate::io::Disk;
 
@@ -100,6 +101,8 @@ pub struct LogContext {
     pub spawn: Spawn,
     pub budget: TailBudget,
     pub writes: WriteLimits,
+    /// Of the core that the log lives on.
+    pub journal: Option<Journal>,
     /// `producer.id.expiration.ms`
     pub producer_id_expiration_ms: Rc<Cell<i64>>,
     #[cfg(feature = "simulation")]
@@ -116,6 +119,12 @@ pub enum Sabotage {
     AcknowledgeBeforeSync,
     /// Recovery believes any batch whose header fits.
     SkipChecksums,
+    /// The journal uses its space again before the segments behind it are synced.
+    RecycleBeforeSync,
+    /// A start takes torn and stale frames of the journals for whole ones.
+    TrustJournal,
+    /// A start gives logs what the journals hold for others.
+    MixTopics,
 }
 
 impl LogContext {
@@ -125,6 +134,7 @@ impl LogContext {
             spawn,
             budget,
             writes: WriteLimits::default(),
+            journal: None,
             producer_id_expiration_ms: Rc::new(Cell::new(24 * 3_600_000)),
             #[cfg(feature = "simulation")]
             sabotage: Sabotage::None,

@@ -134,6 +134,12 @@ impl Chunk {
         }
     }
 
+    /// The batches from this number on.
+    pub(super) fn bytes_from(&self, batch: usize) -> &[u8] {
+        let start = self.batches[batch].position - self.file_position;
+        self.buffer.peek(start as usize..self.buffer.len())
+    }
+
     pub(super) fn slice(&self, from: u32, to: u32) -> Bytes {
         let start = (from - self.file_position) as usize;
         let end = (to - self.file_position) as usize;
@@ -289,7 +295,12 @@ impl Drop for Tail {
 }
 
 impl Log {
-    fn evict_oldest_chunk(&self) -> Eviction {
-        self.state.borrow_mut().tail.evict_front()
+    /// What only the journal has stays until it is written behind, which is time now.
+    fn evict_oldest_chunk(self: &Rc<Self>) -> Eviction {
+        let eviction = self.state.borrow_mut().tail.evict_front();
+        if eviction == Eviction::Unwritten {
+            self.store_now();
+        }
+        eviction
     }
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::appender::add_last_time_entry;
 use super::{Log, LogError, directory, segment_path};
 use crate::ids::TimestampMs;
+use crate::limits::BEHIND_MS_MAX;
 
 /// A log without appends for so long gives back its buffers and reserved space.
 pub const IDLE_MS: i64 = 10_000;
@@ -18,6 +19,7 @@ impl Log {
     pub async fn tick(self: &Rc<Self>, now_ms: TimestampMs) -> Result<(), LogError> {
         self.check_open()?;
         self.flush_by_time(now_ms);
+        self.store_by_time(now_ms);
         let expiration_ms = self.context.producer_id_expiration_ms.get();
         self.producers.borrow_mut().expire(now_ms, expiration_ms);
         self.remove_doomed(now_ms).await;
@@ -31,7 +33,7 @@ impl Log {
             holds
                 && now_ms.saturating_sub(state.last_append_ms) >= IDLE_MS
                 && state.is_at_rest()
-                && state.written_end == state.end
+                && state.stored_end == state.end
         };
         if idle {
             self.trim().await?;
@@ -60,9 +62,27 @@ impl Log {
             if u64::try_from(waited_ms).is_ok_and(|waited| waited >= interval_ms) {
                 state.last_flush_ms = now_ms;
                 state.flush_target = state.written_end;
+                state.store_target = state.store_target.max(state.written_end);
             }
         }
+        self.begin_writes();
         self.kick_syncer();
+    }
+
+    /// What the journal has and the segments lack does not wait for ever for more to come.
+    fn store_by_time(self: &Rc<Self>, now_ms: TimestampMs) {
+        let is_due = {
+            let state = &mut *self.state.borrow_mut();
+            let waited_ms = now_ms.saturating_sub(state.behind_since_ms);
+            let is_due = state.issued_end < state.end && waited_ms >= BEHIND_MS_MAX;
+            if is_due {
+                state.behind_since_ms = now_ms;
+            }
+            is_due
+        };
+        if is_due {
+            self.store_now();
+        }
     }
 
     /// Gives back buffers, reserved space and descriptors. The next append reads its first block back.
@@ -156,6 +176,7 @@ impl Log {
     /// caller removes it when `file.delete.delay.ms` is over.
     pub async fn delete(self: &Rc<Self>, unique: [u8; 16]) -> Result<PathBuf, LogError> {
         self.closing.set(true);
+        self.deleted.set(true);
         self.go_offline(LogError::Closed);
         let dir = self.dir();
         let doomed = directory::renamed(&dir, unique, "delete");

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use super::segment::Segment;
 use super::settings::Durability;
 use super::tail_cache::Chunk;
-use super::{Log, LogError, LogEvent, State};
+use super::{Log, LogError, State};
 use crate::ids::Offset;
 use crate::io::{BLOCK, File};
+use crate::limits::BEHIND_BYTES_MAX;
 use crate::stages::{self, Stage};
 
 /// Space is reserved ahead of the writer in steps that grow with the segment, between these.
@@ -29,6 +30,8 @@ pub struct WriteLimits {
     pub least_bytes_beside: u32,
     /// Writes of one log in flight.
     pub in_flight: usize,
+    /// So many that are in the journal already are worth a write of their own.
+    pub behind_bytes: u32,
 }
 
 impl Default for WriteLimits {
@@ -37,6 +40,7 @@ impl Default for WriteLimits {
             most_bytes: 2 << 20,
             least_bytes_beside: 512 << 10,
             in_flight: 2,
+            behind_bytes: BEHIND_BYTES_MAX,
         }
     }
 }
@@ -101,7 +105,9 @@ impl State {
             count if count < limits.in_flight => limits.least_bytes_beside as usize,
             _ => return false,
         };
-        !self.writing.held && self.bytes_behind(|segment| segment.issued.get()) >= least
+        let bytes = self.bytes_behind(|segment| segment.issued.get());
+        let is_due = self.issued_end < self.store_target || bytes >= limits.behind_bytes as usize;
+        !self.writing.held && is_due && bytes >= least
     }
 
     /// Bytes appended and not yet `done`, which says how far it has come in a segment.
@@ -170,7 +176,7 @@ impl State {
             end,
             end_offset: completed
                 .or(ends_before.map(|earlier| earlier.end_offset))
-                .unwrap_or(self.written_end),
+                .unwrap_or(self.stored_end),
             done: Cell::new(false),
         };
         NextWrite::Write(write, slices(&group, position, end))
@@ -178,17 +184,14 @@ impl State {
 
     /// Notes what the device has taken up to the first write that is not done. The segments among it
     /// that are complete and sealed are to be finished.
-    fn advance_written(&mut self, counts_as_durable: bool) -> Advanced {
+    fn advance_stored(&mut self) -> Advanced {
         let mut advanced = Advanced::default();
         let done = |write: &Rc<GroupWrite>| write.done.get();
         while self.writing.in_flight.front().is_some_and(done) {
             let write = self.writing.in_flight.pop_front().expect("just seen");
             write.segment.written.set(write.end);
-            advanced.batches |= self.written_end < write.end_offset;
-            self.written_end = write.end_offset;
-            if counts_as_durable {
-                self.durable_end = write.end_offset;
-            }
+            advanced.batches |= self.stored_end < write.end_offset;
+            self.stored_end = write.end_offset;
             advanced.sealed |=
                 write.segment.is_written() && !Rc::ptr_eq(&write.segment, self.active());
         }
@@ -253,11 +256,11 @@ impl Log {
                 NextWrite::Write(write, parts) => {
                     let write = Rc::new(write);
                     write.segment.issued.set(write.end);
-                    self.state
-                        .borrow_mut()
-                        .writing
-                        .in_flight
-                        .push_back(write.clone());
+                    {
+                        let state = &mut *self.state.borrow_mut();
+                        state.issued_end = write.end_offset;
+                        state.writing.in_flight.push_back(write.clone());
+                    }
                     let log = self.clone();
                     (self.context.spawn)(Box::pin(async move {
                         let written = log.write_group(&write, parts).await;
@@ -322,14 +325,12 @@ impl Log {
         }
         let counts_as_durable = self.settings().durability() != Durability::Synced
             || self.context.acknowledges_before_sync();
-        let advanced = self.state.borrow_mut().advance_written(counts_as_durable);
+        let advanced = self.state.borrow_mut().advance_stored();
         self.context.budget.evict();
         if advanced.batches {
             self.wake_waiters();
-            self.notify(LogEvent::Written);
-            if counts_as_durable {
-                self.notify(LogEvent::Durable);
-            }
+            let stored = self.state.borrow().stored_end;
+            self.advance_promises(stored, if counts_as_durable { stored } else { Offset(0) });
             self.kick_syncer();
         }
         if advanced.sealed {

@@ -7,7 +7,7 @@ pub mod compression;
 pub mod error_code;
 pub mod header;
 
-mod checksum;
+pub(crate) mod checksum;
 mod parts;
 mod reader;
 mod str;

@@ -24,6 +24,7 @@ use crate::io::{Disk, clock, entropy, ring};
 use crate::limits;
 use crate::log::checkpoints::{META_PROPERTIES_FILE, MetaProperties};
 use crate::log::directory;
+use crate::log::journal::{Journal, JournalLimits, replay};
 use crate::log::{LogContext, TailBudget};
 use crate::net::seats::{Bounds, Connections};
 use crate::net::{listener, live};
@@ -350,7 +351,14 @@ impl Seed {
                 .detach();
         });
         let budget = TailBudget::new(limits::TAIL_CACHE_BYTES / usize::from(self.broker.shards));
-        let logs = LogContext::new(Disk::direct(), spawn, budget);
+        let mut logs = LogContext::new(Disk::direct(), spawn, budget);
+        logs.journal = Some(Journal::new(
+            logs.disk.clone(),
+            logs.spawn.clone(),
+            replay::path_of(&self.broker.config.data_dir, self.id.0),
+            entropy::seed(),
+            JournalLimits::default(),
+        ));
         let (mesh, channels) = Mesh::connect(self.id, self.ends).await;
         let shard = Shard::new(self.id, self.broker, mesh, logs);
         LISTENERS.set(self.listeners);

@@ -14,11 +14,12 @@ use tracing::{error, info};
 
 use crate::config::TopicConfig;
 use crate::controller::{MetadataDelta, MetadataImage, TopicImage};
-use crate::ids::PartitionIndex;
+use crate::ids::{Offset, PartitionIndex};
 use crate::io::{Disk, clock, entropy};
 use crate::log::checkpoints::PartitionMetadata;
 use crate::log::directory::{self, Folder, FoundLog};
-use crate::log::{Log, LogError, LogSettings, Recovered};
+use crate::log::journal::JournalKey;
+use crate::log::{Log, LogError, LogSettings, Opening, Recovered};
 use crate::partition::{Partition, PartitionError};
 use crate::protocol::Uuid;
 use crate::shard::Shard;
@@ -62,21 +63,25 @@ pub async fn apply(shard: Rc<Shard>, image: Arc<MetadataImage>, delta: Arc<Metad
 }
 
 /// What opening the logs of one or more cores came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Opened {
     pub logs: usize,
-    pub offline: usize,
+    /// Those that could not be opened.
+    pub offline: Vec<JournalKey>,
     pub scanned_bytes: u64,
     pub cut_bytes: u64,
+    /// Put into segments from the journals.
+    pub journaled_bytes: u64,
 }
 
 impl Sum for Opened {
     fn sum<I: Iterator<Item = Opened>>(opened: I) -> Opened {
         opened.fold(Opened::default(), |sum, one| Opened {
             logs: sum.logs + one.logs,
-            offline: sum.offline + one.offline,
+            offline: [sum.offline, one.offline].concat(),
             scanned_bytes: sum.scanned_bytes + one.scanned_bytes,
             cut_bytes: sum.cut_bytes + one.cut_bytes,
+            journaled_bytes: sum.journaled_bytes + one.journaled_bytes,
         })
     }
 }
@@ -114,16 +119,28 @@ async fn open_all(
         .map(|log| ((log.topic.as_str(), log.partition), log))
         .collect();
     let found = &found;
+    let journaled = folder.map(|folder| &folder.journaled);
     stream::iter(partitions)
         .map(|(topic, index)| async move {
             let found = found.get(&(&*topic.name, index)).copied();
-            match open_one(shard, &topic, index, found).await {
+            let key = JournalKey {
+                topic_id: topic.id,
+                partition: index,
+            };
+            let journaled = journaled.and_then(|journaled| journaled.get(&key));
+            let opening = Opening {
+                log_start: folder.and_then(|folder| folder.log_start(&topic.name, index)),
+                journaled: journaled.cloned().unwrap_or_default(),
+                ..found.map(|found| found.opening.clone()).unwrap_or_default()
+            };
+            match open_one(shard, &topic, index, found, opening).await {
                 Ok((partition, recovered)) => {
                     shard.add(partition);
                     Opened {
                         logs: 1,
                         scanned_bytes: recovered.scanned_bytes,
                         cut_bytes: recovered.cut_bytes,
+                        journaled_bytes: recovered.journaled_bytes,
                         ..Opened::default()
                     }
                 }
@@ -131,7 +148,7 @@ async fn open_all(
                     error!(topic = %topic.name, partition = %index, %error, "partition is offline");
                     shard.add_offline(topic.id, index);
                     Opened {
-                        offline: 1,
+                        offline: vec![key],
                         ..Opened::default()
                     }
                 }
@@ -149,6 +166,7 @@ async fn open_one(
     topic: &TopicImage,
     index: PartitionIndex,
     found: Option<&FoundLog>,
+    opening: Opening,
 ) -> Result<(Rc<Partition>, Recovered), LogError> {
     let config = shard.topic_config(topic.id);
     let settings = log_settings(&config);
@@ -156,7 +174,7 @@ async fn open_one(
     let (log, recovered) = match found {
         Some(found) => {
             let (log, recovered) =
-                Log::open(context, found.dir.clone(), settings, found.opening, now).await?;
+                Log::open(context, found.dir.clone(), settings, opening, now).await?;
             if recovered.cut_bytes > 0 {
                 info!(topic = %topic.name, partition = %index, ?recovered, "log recovered");
             }
@@ -169,10 +187,21 @@ async fn open_one(
                 .await
                 .map_err(|error| LogError::storage("setting an old folder aside", &error))?;
             let metadata = PartitionMetadata { topic_id: topic.id }.format();
-            let log = Log::create(context, dir, Some(&metadata), settings, now).await?;
-            (log, Recovered::default())
+            let (from, retuned) = (dir.clone(), settings.clone());
+            let log = Log::create(context.clone(), dir, Some(&metadata), settings, now).await?;
+            let begins = opening.log_start.unwrap_or_default();
+            if opening.journaled.is_empty() && begins == Offset(0) {
+                (log, Recovered::default())
+            } else {
+                // Power failed before its names were synced: all that was acknowledged is in the journal.
+                Log::open(context, from, retuned, opening, now).await?
+            }
         }
     };
+    log.use_journal(JournalKey {
+        topic_id: topic.id,
+        partition: index,
+    });
     let epoch = topic
         .partition(index)
         .map(|partition| partition.leader_epoch);
@@ -257,6 +286,9 @@ pub async fn close_all(shard: &Rc<Shard>) -> bool {
         .buffer_unordered(OPENING_MAX)
         .collect()
         .await;
+    if let Some(journal) = &shard.logs.journal {
+        journal.stop();
+    }
     closed.into_iter().all(|closed| closed) && !shard.has_offline()
 }
 

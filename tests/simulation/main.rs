@@ -1,6 +1,7 @@
-//! `world`: the log against a simulated disk: random appends, reads, rolls, retention and ticks, then a power
-//! cut, a kill -9 or a clean stop at any point, recovery (perhaps crashing too), and a full comparison
-//! with a model. `groups`: a consumer group on a simulated network. One seed is one run, replayed by its number:
+//! `world`: a few logs and the journals of their cores against a simulated disk: random appends, reads, rolls,
+//! retention, ticks, topics deleted and made again, then a power cut, a kill -9 or a clean stop at any point, recovery
+//! (perhaps crashing too, perhaps on another number of cores), and a full comparison with a model.
+//! `groups`: a consumer group on a simulated network. One seed is one run, replayed by its number:
 //!
 //! ```text
 //! COATI_SEED=1234 cargo test --features simulation --test simulation
@@ -134,6 +135,21 @@ fn a_coordinator_that_forgets_assignments_is_found_out() {
 #[test]
 fn a_coordinator_that_lets_old_leaders_assign_is_found_out() {
     finds_in_group(coordinator::Sabotage::OldLeaderAssigns);
+}
+
+#[test]
+fn a_journal_used_again_before_the_segments_are_synced_is_found_out() {
+    finds(Sabotage::RecycleBeforeSync);
+}
+
+#[test]
+fn a_start_that_believes_torn_and_stale_frames_is_found_out() {
+    finds(Sabotage::TrustJournal);
+}
+
+#[test]
+fn a_start_that_mixes_up_topics_in_the_journal_is_found_out() {
+    finds(Sabotage::MixTopics);
 }
 
 #[test]

@@ -1,13 +1,10 @@
 //! What the log should hold: all batches ever appended and kept, and what was promised of them.
 
-use std::rc::Rc;
-
 use bytes::Bytes;
 use coati::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use coati::io::entropy::Random;
 use coati::log::producers::{ProducerBatch, ProducerStates};
 use coati::protocol::batch::{BatchBuilder, BatchView};
-use futures::lock::Mutex;
 
 #[derive(Clone)]
 pub struct ModelBatch {
@@ -31,18 +28,21 @@ pub struct Model {
     pub start: Offset,
     /// All below was answered as deleted: it must not come back.
     pub gone: Offset,
-    /// Held by the one that writes a checkpoint of the data folder.
-    pub checkpoint_turn: Rc<Mutex<()>>,
+    /// What was to come back at the last start.
+    pub promised: Offset,
+    /// It was not open in the last life.
+    pub slept: bool,
     pub epoch: LeaderEpoch,
     pub problems: Vec<String>,
     sequences: [i32; 3],
-    /// The log begins here and has nothing yet.
-    begins: Offset,
+    /// The log has no batch behind its last one and below this.
+    pub begins: Offset,
 }
 
 impl Model {
     pub fn end(&self) -> Offset {
-        self.batches.last().map_or(self.begins, |batch| batch.next)
+        let last = self.batches.last().map(|batch| batch.next);
+        last.map_or(self.begins, |next| next.max(self.begins))
     }
 
     /// A new batch for the log's end, as a producer would send it.
@@ -95,6 +95,7 @@ impl Model {
     /// The log came back with this end: what is behind it never was.
     pub fn truncate(&mut self, end: Offset) {
         self.batches.retain(|batch| batch.next <= end);
+        self.begins = self.begins.min(end);
         assert_eq!(self.end(), end, "recovery keeps whole batches");
         self.sequences = [0; 3];
         for batch in &self.batches {

@@ -1,36 +1,66 @@
-//! One run: lives of a log between crashes, with everything random from one seed.
+//! One run: lives of a few logs and their journals between crashes, with everything random from one seed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use coati::ids::{LeaderEpoch, Offset, PartitionIndex, TimestampMs};
-use coati::io::Disk;
 use coati::io::entropy::Random;
 use coati::io::simulated::{Executor, SimulatedDisk};
-use coati::log::checkpoints::{LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, format_offsets};
+use coati::io::{BLOCK, Disk};
+use coati::log::checkpoints::{
+    LOG_START_OFFSET_FILE, PartitionMetadata, RECOVERY_POINT_FILE, format_offsets,
+};
 use coati::log::directory;
+use coati::log::journal::replay::{self, Journaled};
+use coati::log::journal::{Journal, JournalKey, JournalLimits};
 use coati::log::{
     FlushPolicy, Log, LogContext, LogError, LogSettings, Opening, Sabotage, TailBudget, WriteLimits,
 };
-use coati::protocol::Records;
+use coati::protocol::{Records, Uuid, batch};
+use futures::lock::Mutex;
 
-use crate::model::Model;
+use crate::model::{Model, ModelBatch};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 /// No recovery of these small logs takes more steps.
-const STEPS_MAX: usize = 200_000;
+const STEPS_MAX: usize = 500_000;
 
 pub struct World {
     random: Random,
     disk: SimulatedDisk,
     settings: LogSettings,
     sabotage: Sabotage,
-    model: Rc<RefCell<Model>>,
+    topics: Vec<Topic>,
+    /// The same, for those that look at them later.
+    current: Rc<RefCell<Vec<Topic>>>,
+    /// Held by the one that writes a checkpoint of the data folder.
+    checkpoint_turn: Rc<Mutex<()>>,
     now_ms: TimestampMs,
     trace: Vec<String>,
+    topics_made: u8,
+}
+
+/// A topic of one partition.
+#[derive(Clone)]
+struct Topic {
+    name: &'static str,
+    id: Uuid,
+    model: SharedModel,
+    /// None: it could not be opened in this life.
+    log: Option<Rc<Log>>,
+    /// Recovery point and log start as the checkpoints have them, while it is not open.
+    former: (Offset, Offset),
+}
+
+/// What one life runs on.
+struct Life {
+    executor: Executor,
+    /// By core.
+    contexts: Vec<LogContext>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -44,8 +74,21 @@ fn root() -> PathBuf {
     PathBuf::from("/data")
 }
 
-fn log_dir() -> PathBuf {
-    root().join("t-0")
+impl Topic {
+    fn dir(&self) -> PathBuf {
+        root().join(format!("{}-0", self.name))
+    }
+
+    fn key(&self) -> JournalKey {
+        JournalKey {
+            topic_id: self.id,
+            partition: PartitionIndex(0),
+        }
+    }
+
+    fn metadata(&self) -> String {
+        PartitionMetadata { topic_id: self.id }.format()
+    }
 }
 
 impl World {
@@ -74,17 +117,38 @@ impl World {
             },
             flush_ms: u64::MAX,
             preallocate: random.chance(1, 8),
+            may_have_gaps: random.chance(1, 4),
             ..LogSettings::default()
         };
-        World {
+        let mut world = World {
             random,
             disk,
             settings,
             sabotage,
-            model: Rc::default(),
+            topics: Vec::new(),
+            current: Rc::default(),
+            checkpoint_turn: Rc::default(),
             now_ms: 1_000_000,
             trace: Vec::new(),
+            topics_made: 0,
+        };
+        let count = 1 + world.random.below(3) as usize;
+        for name in ["a", "b", "c"].into_iter().take(count) {
+            let id = world.new_id();
+            world.topics.push(Topic {
+                name,
+                id,
+                model: SharedModel::default(),
+                log: None,
+                former: (Offset(0), Offset(0)),
+            });
         }
+        world
+    }
+
+    fn new_id(&mut self) -> Uuid {
+        self.topics_made += 1;
+        Uuid([self.topics_made; 16])
     }
 
     /// What happened, for comparing runs.
@@ -93,39 +157,54 @@ impl World {
     }
 
     pub fn run(&mut self) -> Result<(), String> {
-        let mut executor = self.executor();
+        let mut life = self.begin_life();
         let disk = Disk::simulated(self.disk.clone());
         let prepare = async move {
             disk.create_dir_all(&root()).await?;
             disk.sync_dir(Path::new("/")).await
         };
-        executor.run(prepare).expect("no faults yet");
-        let mut log = self.create(&mut executor)?;
+        life.executor.run(prepare).expect("no faults yet");
+        for index in 0..self.topics.len() {
+            self.create(&mut life, index)?;
+        }
         for _ in 0..1 + self.random.below(4) {
-            let end = self.live(&mut executor, &log)?;
+            let end = self.live(&mut life)?;
             // A device that failed a sync may have lost what it had taken.
             let failed = self.disk.take_failed_sync();
-            drop(log);
-            drop(executor);
+            for topic in &mut self.topics {
+                topic.log = None;
+            }
+            self.publish();
+            drop(life);
             match end {
                 End::PowerCut => self.disk.power_cut(),
                 End::Kill => self.disk.kill(),
                 End::Clean => {}
             }
-            (executor, log) = self.recover(end, failed)?;
-            self.check(&mut executor, &log)?;
+            life = self.recover(end, failed)?;
+            self.check(&mut life)?;
         }
         Ok(())
     }
 
-    fn executor(&mut self) -> Executor {
-        Executor::new(self.random.next_u64(), self.disk.clone())
+    fn publish(&self) {
+        self.current.replace(self.topics.clone());
     }
 
-    fn context(&mut self, executor: &Executor) -> LogContext {
+    fn begin_life(&mut self) -> Life {
+        let executor = Executor::new(self.random.next_u64(), self.disk.clone());
+        let cores = 1 + self.random.below(2) as u16;
+        let contexts = (0..cores).map(|core| self.context(&executor, core));
+        Life {
+            contexts: contexts.collect(),
+            executor,
+        }
+    }
+
+    fn context(&mut self, executor: &Executor, core: u16) -> LogContext {
         let disk = Disk::simulated(self.disk.clone());
         let budget = TailBudget::new(self.random.below(200_000) as usize);
-        let mut context = LogContext::new(disk, executor.spawner(), budget);
+        let mut context = LogContext::new(disk.clone(), executor.spawner(), budget);
         context.producer_id_expiration_ms.set(i64::MAX);
         context.sabotage = self.sabotage;
         if self.random.chance(3, 4) {
@@ -134,36 +213,91 @@ impl World {
                 most_bytes: 1 << (12 + self.random.below(7)),
                 least_bytes_beside: 1 << self.random.below(15),
                 in_flight: 1 + self.random.below(5) as usize,
+                behind_bytes: 1 << self.random.below(18),
             };
+        }
+        if self.random.chance(7, 8) {
+            let append_bytes_max = 1_usize << (8 + self.random.below(7));
+            let frame_bytes_max =
+                (append_bytes_max + 1).next_multiple_of(BLOCK) << self.random.below(3);
+            let limits = JournalLimits {
+                append_bytes_max,
+                frame_bytes_max,
+                zone_bytes: (frame_bytes_max as u32) << self.random.below(3),
+                zones_max: 1 + self.random.below(4) as usize,
+            };
+            let path = replay::path_of(&root(), core);
+            let generation = self.random.next_u64();
+            let journal = Journal::new(disk, executor.spawner(), path, generation, limits);
+            if self.sabotage == Sabotage::RecycleBeforeSync {
+                journal.forget_too_early();
+            }
+            context.journal = Some(journal);
         }
         context
     }
 
-    fn create(&mut self, executor: &mut Executor) -> Result<Rc<Log>, String> {
-        let context = self.context(executor);
-        let create = Log::create(
-            context,
-            log_dir(),
-            Some("version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ\n"),
-            self.settings.clone(),
-            self.now_ms,
-        );
-        executor.run(create).map_err(|error| error.to_string())
+    fn create(&mut self, life: &mut Life, index: usize) -> Result<(), String> {
+        let topic = &self.topics[index];
+        let context = life.contexts[index % life.contexts.len()].clone();
+        let (settings, now_ms) = (self.settings.clone(), self.now_ms);
+        let (dir, metadata) = (topic.dir(), topic.metadata());
+        let create =
+            async move { Log::create(context, dir, Some(&metadata), settings, now_ms).await };
+        let log = life
+            .executor
+            .run(create)
+            .map_err(|error| error.to_string())?;
+        log.use_journal(topic.key());
+        self.topics[index].log = Some(log);
+        self.publish();
+        Ok(())
     }
 
-    /// Lets the log work until its life ends.
-    fn live(&mut self, executor: &mut Executor, log: &Rc<Log>) -> Result<End, String> {
+    /// The topic goes, and another gets its name. False if that went wrong half way: then only a crash helps.
+    fn recreate(&mut self, life: &mut Life, index: usize) -> bool {
+        let id = self.new_id();
+        let Some(log) = self.topics[index].log.take() else {
+            return true;
+        };
+        self.trace
+            .push(format!("recreated {}", self.topics[index].name));
+        let topic = &mut self.topics[index];
+        topic.id = id;
+        topic.model = SharedModel::default();
+        topic.former = (Offset(0), Offset(0));
+        self.publish();
+        let unique = [self.random.next_u64() as u8; 16];
+        if life
+            .executor
+            .run(async move { log.delete(unique).await.is_err() })
+        {
+            return false;
+        }
+        let rows = self.checkpoints();
+        let forgotten = async move { rows.write().await.is_ok() };
+        life.executor.run(forgotten) && self.create(life, index).is_ok()
+    }
+
+    /// Lets the logs work until their life ends.
+    fn live(&mut self, life: &mut Life) -> Result<End, String> {
         let actions = match self.random.below(4) {
             0 => self.random.below(10),
             1 => self.random.below(400),
             _ => self.random.below(100),
         };
+        let mut stuck = false;
         for _ in 0..actions {
-            self.act(executor, log);
-            for _ in 0..self.random.below(12) {
-                executor.step();
+            let index = self.random.below(self.topics.len() as u64) as usize;
+            if self.random.chance(1, 300) && !self.recreate(life, index) {
+                stuck = true;
+                break;
             }
-            self.note_promises(log);
+            self.act(life, index);
+            for _ in 0..self.random.below(12) {
+                life.executor.step();
+            }
+            self.note_promises();
             self.check_problems()?;
         }
         let end = match self.random.below(5) {
@@ -171,47 +305,60 @@ impl World {
             2 | 3 => End::Kill,
             _ => End::Clean,
         };
-        if end == End::Clean && self.stop_cleanly(executor, log) {
+        if end == End::Clean && !stuck && self.stop_cleanly(life)? {
             return Ok(End::Clean);
         }
         let end = if end == End::Clean { End::Kill } else { end };
-        self.trace.push(format!(
-            "{end:?} at {} {:?}",
-            log.end_offset(),
-            log.failure()
-        ));
+        for topic in &self.topics {
+            let log = topic.log.as_ref();
+            self.trace.push(format!(
+                "{end:?}: {} at {:?} {:?}",
+                topic.name,
+                log.map(|log| log.end_offset()),
+                log.and_then(|log| log.failure())
+            ));
+        }
         Ok(end)
     }
 
-    fn act(&mut self, executor: &mut Executor, log: &Rc<Log>) {
+    fn act(&mut self, life: &mut Life, index: usize) {
         self.now_ms += self.random.below(200) as i64;
+        let topic = self.topics[index].clone();
+        let Some(log) = topic.log.clone() else {
+            return;
+        };
+        let executor = &mut life.executor;
         match self.random.below(100) {
-            0..60 => self.append(log),
-            60..75 => self.read(executor, log),
-            75..79 => self.search(executor, log),
+            0..60 => self.append(&topic, &log),
+            60..75 => self.read(executor, &topic, &log),
+            75..79 => self.search(executor, &topic, &log),
             79..84 => {
                 self.now_ms += self.random.below(15_000) as i64;
-                let (log, now_ms) = (log.clone(), self.now_ms);
+                let now_ms = self.now_ms;
                 executor.spawn(async move {
                     let _ = log.tick(now_ms).await;
                 });
             }
             84..88 => {
-                let (log, now_ms, high) = (log.clone(), self.now_ms, log.durable_end());
+                let (now_ms, high) = (self.now_ms, log.durable_end());
                 executor.spawn(async move {
                     let _ = log.enforce_retention(now_ms, high).await;
                 });
             }
-            88..90 => self.delete_records(executor, log),
+            88..90 => self.delete_records(executor, &log),
             90..93 => {
-                let log = log.clone();
                 executor.spawn(async move {
                     let _ = log.flush().await;
                 });
             }
-            93..96 => self.write_checkpoints(executor, log),
+            93..96 => {
+                let rows = self.checkpoints();
+                executor.spawn(async move {
+                    let _ = rows.write().await;
+                });
+            }
             96..98 => {
-                let mut model = self.model.borrow_mut();
+                let mut model = topic.model.borrow_mut();
                 model.epoch = LeaderEpoch(model.epoch.0 + 1);
             }
             98 => executor.settle(),
@@ -227,8 +374,8 @@ impl World {
         }
     }
 
-    fn append(&mut self, log: &Rc<Log>) {
-        let mut model = self.model.borrow_mut();
+    fn append(&mut self, topic: &Topic, log: &Rc<Log>) {
+        let mut model = topic.model.borrow_mut();
         let (batch, timestamps) = model.make_batch(&mut self.random, self.now_ms);
         match log.append(&batch, model.epoch, self.now_ms) {
             Ok(appended) => {
@@ -243,13 +390,13 @@ impl World {
         }
     }
 
-    fn read(&mut self, executor: &mut Executor, log: &Rc<Log>) {
+    fn read(&mut self, executor: &mut Executor, topic: &Topic, log: &Rc<Log>) {
         let start = log.start_offset();
         let upto = match self.random.below(3) {
             0 => log.end_offset(),
             1 => log.durable_end(),
             _ => {
-                let model = self.model.borrow();
+                let model = topic.model.borrow();
                 let index = self.random.below(model.batches.len() as u64 + 1) as usize;
                 model
                     .batches
@@ -261,9 +408,14 @@ impl World {
         let from = start.plus(self.random.below(span) as i64);
         let max_bytes = self.random.below(20_000) as usize;
         let at_least_one = self.random.chance(1, 2);
-        let (log, model, disk) = (log.clone(), self.model.clone(), self.disk.clone());
+        let memory_max = match self.random.chance(1, 4) {
+            true => self.random.below(2_000) as usize,
+            false => usize::MAX,
+        };
+        let (log, model, disk) = (log.clone(), topic.model.clone(), self.disk.clone());
         executor.spawn(async move {
-            match log.read(from, upto, max_bytes, at_least_one).await {
+            let read = log.read_within(from, upto, max_bytes, at_least_one, memory_max);
+            match read.await {
                 Ok(_) if disk.has_failed_sync() => {}
                 Ok(records) => {
                     let problem = judge(
@@ -277,14 +429,18 @@ impl World {
                     model.borrow_mut().problems.extend(problem);
                 }
                 Err(LogError::OffsetOutOfRange { .. }) if from < log.start_offset() => {}
-                Err(error) => assert_eq!(log.failure(), Some(error)),
+                // A deleted log's files are gone.
+                Err(error) => {
+                    let failure = log.failure();
+                    assert!(failure == Some(LogError::Closed) || failure == Some(error));
+                }
             }
         });
     }
 
-    fn search(&mut self, executor: &mut Executor, log: &Rc<Log>) {
+    fn search(&mut self, executor: &mut Executor, topic: &Topic, log: &Rc<Log>) {
         let timestamp = self.now_ms - self.random.below(20_000) as i64;
-        let (log, model, disk) = (log.clone(), self.model.clone(), self.disk.clone());
+        let (log, model, disk) = (log.clone(), topic.model.clone(), self.disk.clone());
         executor.spawn(async move {
             let (start, end) = (log.start_offset(), log.end_offset());
             let Ok(found) = log.offset_for_timestamp(timestamp).await else {
@@ -313,96 +469,141 @@ impl World {
             return;
         }
         let offset = start.plus(self.random.below((durable.0 - start.0) as u64 / 2 + 1) as i64);
-        let (log, disk, model) = (log.clone(), self.disk.clone(), self.model.clone());
+        let (log, rows) = (log.clone(), self.checkpoints());
         executor.spawn(async move {
             if log.delete_records_before(offset).await.is_ok() {
-                let _answered = write_log_start(&Disk::simulated(disk), &log, &model).await;
+                let _answered = rows.write_log_starts().await;
             }
         });
     }
 
-    fn write_checkpoints(&mut self, executor: &mut Executor, log: &Rc<Log>) {
-        let disk = Disk::simulated(self.disk.clone());
-        let (log, model) = (log.clone(), self.model.clone());
-        executor.spawn(async move {
-            let _ = write_checkpoints(&disk, &log, &model).await;
-        });
+    fn checkpoints(&self) -> Checkpoints {
+        Checkpoints {
+            disk: Disk::simulated(self.disk.clone()),
+            turn: self.checkpoint_turn.clone(),
+            topics: self.current.clone(),
+        }
     }
 
-    fn stop_cleanly(&mut self, executor: &mut Executor, log: &Rc<Log>) -> bool {
-        executor.settle();
-        self.note_promises(log);
+    fn stop_cleanly(&mut self, life: &mut Life) -> Result<bool, String> {
+        life.executor.settle();
+        self.note_promises();
+        let logs: Option<Vec<_>> = self.topics.iter().map(|topic| topic.log.clone()).collect();
+        let Some(logs) = logs else {
+            return Ok(false);
+        };
         let disk = Disk::simulated(self.disk.clone());
-        let (stopping, model) = (log.clone(), self.model.clone());
+        let (rows, stopping) = (self.checkpoints(), logs.clone());
+        let contexts = life.contexts.clone();
         let stop = async move {
-            stopping.close().await.is_ok()
-                && write_checkpoints(&disk, &stopping, &model).await.is_ok()
+            for log in stopping {
+                if log.close().await.is_err() {
+                    return false;
+                }
+            }
+            for journal in contexts
+                .iter()
+                .filter_map(|context| context.journal.as_ref())
+            {
+                journal.stop();
+            }
+            rows.write().await.is_ok()
+                && replay::discard(&disk, &root(), &Journaled::new(), &[])
+                    .await
+                    .is_ok()
                 && directory::mark_clean(&disk, &root(), None).await.is_ok()
         };
-        let stopped = executor.run(stop);
+        let stopped = life.executor.run(stop);
         if stopped {
-            let mut model = self.model.borrow_mut();
-            model.durable = log.end_offset();
-            model.written = log.end_offset();
-            drop(model);
+            for topic in &self.topics {
+                let end = topic.log.as_ref().expect("all are open").end_offset();
+                let mut model = topic.model.borrow_mut();
+                model.durable = end;
+                model.written = end;
+                self.trace.push(format!("clean: {} at {end}", topic.name));
+            }
             // Power may fail after a clean stop as well.
-            executor.settle();
+            life.executor.settle();
             if self.random.chance(1, 2) {
                 self.disk.power_cut();
             }
-            self.trace.push(format!("clean at {}", log.end_offset()));
+            let disk = Disk::simulated(self.disk.clone());
+            let entries = life.executor.run(async move { disk.list(&root()).await });
+            for entry in entries.map_err(|error| error.to_string())? {
+                if entry.name.contains("journal") {
+                    return Err(format!("{} is left by a clean stop", entry.name));
+                }
+            }
         }
-        stopped
+        Ok(stopped)
     }
 
-    fn note_promises(&mut self, log: &Rc<Log>) {
-        let mut model = self.model.borrow_mut();
-        model.written = model.written.max(log.written_end());
-        model.start = model.start.max(log.start_offset());
-        if self.settings.flush_policy == FlushPolicy::Durable {
-            model.durable = model.durable.max(log.durable_end());
-        }
-        let ordered =
-            log.durable_end() <= log.written_end() && log.written_end() <= log.end_offset();
-        if !ordered || log.end_offset() != model.end() {
-            let problem = format!(
-                "ends out of order: {} {} {}, the model's is {}",
-                log.durable_end(),
-                log.written_end(),
-                log.end_offset(),
-                model.end()
-            );
-            model.problems.push(problem);
+    fn note_promises(&mut self) {
+        for topic in &self.topics {
+            let Some(log) = &topic.log else { continue };
+            let mut model = topic.model.borrow_mut();
+            model.written = model.written.max(log.written_end());
+            model.start = model.start.max(log.start_offset());
+            if self.settings.flush_policy == FlushPolicy::Durable {
+                model.durable = model.durable.max(log.durable_end());
+            }
+            let ordered =
+                log.durable_end() <= log.written_end() && log.written_end() <= log.end_offset();
+            if !ordered || log.end_offset() != model.end() {
+                let problem = format!(
+                    "ends out of order: {} {} {}, the model's is {}",
+                    log.durable_end(),
+                    log.written_end(),
+                    log.end_offset(),
+                    model.end()
+                );
+                model.problems.push(problem);
+            }
         }
     }
 
-    /// Opens the log again, crashing on the way now and then.
-    fn recover(&mut self, end: End, failed: bool) -> Result<(Executor, Rc<Log>), String> {
+    /// Opens the logs again, crashing on the way now and then.
+    fn recover(&mut self, end: End, failed: bool) -> Result<Life, String> {
         let mut lost_power = failed || end == End::PowerCut;
         loop {
-            let mut executor = self.executor();
-            let context = self.context(&executor);
-            let disk = Disk::simulated(self.disk.clone());
-            let (settings, now_ms) = (self.settings.clone(), self.now_ms);
+            let mut life = self.begin_life();
+            let open = Start {
+                disk: Disk::simulated(self.disk.clone()),
+                topics: self.topics.clone(),
+                contexts: life.contexts.clone(),
+                settings: self.settings.clone(),
+                now_ms: self.now_ms,
+                trusting: self.sabotage == Sabotage::TrustJournal,
+                mixes_topics: self.sabotage == Sabotage::MixTopics,
+                // It stays closed for this life, as if it could not be opened.
+                skipped: self
+                    .random
+                    .chance(1, 20)
+                    .then(|| self.random.below(3) as usize),
+                unique: [self.random.next_u64() as u8; 16],
+                turn: self.checkpoint_turn.clone(),
+            };
             let result = Rc::new(RefCell::new(None));
             let slot = result.clone();
-            executor.spawn(async move {
-                let opened = open(context, disk, settings, now_ms).await;
+            life.executor.spawn(async move {
+                let opened = open.run().await;
                 *slot.borrow_mut() = Some(opened);
             });
+            let most = if self.random.chance(1, 2) { 60 } else { 400 };
             let crash_at = self
                 .random
                 .chance(1, 3)
-                .then(|| self.random.below(60) as usize);
+                .then(|| self.random.below(most) as usize);
             let mut steps = 0;
             while result.borrow().is_none() && crash_at != Some(steps) {
-                if !executor.step() || steps > STEPS_MAX {
+                if !life.executor.step() || steps > STEPS_MAX {
                     return Err("recovery does not end".to_owned());
                 }
                 steps += 1;
             }
             let Some(opened) = result.take() else {
-                drop(executor);
+                drop(life);
+                self.checkpoint_turn = Rc::default();
                 if self.random.chance(1, 2) {
                     lost_power = true;
                     self.disk.power_cut();
@@ -411,24 +612,39 @@ impl World {
                 }
                 continue;
             };
-            let log = opened?;
-            self.judge_recovery(&log, lost_power, end)?;
-            return Ok((executor, log));
+            self.topics = opened?;
+            self.publish();
+            for topic in self.topics.clone() {
+                if let Some(log) = &topic.log {
+                    self.judge_recovery(&topic, log, lost_power, end)?;
+                }
+            }
+            return Ok(life);
         }
     }
 
-    fn judge_recovery(&mut self, log: &Rc<Log>, lost_power: bool, end: End) -> Result<(), String> {
-        let mut model = self.model.borrow_mut();
+    fn judge_recovery(
+        &mut self,
+        topic: &Topic,
+        log: &Rc<Log>,
+        lost_power: bool,
+        end: End,
+    ) -> Result<(), String> {
+        let mut model = topic.model.borrow_mut();
+        // It was not open in the life before, and may have lost power then.
+        let lost_power = lost_power || std::mem::take(&mut model.slept);
         let promised = if lost_power && end != End::Clean {
             model.durable
         } else {
             model.written.max(model.durable)
         };
+        model.promised = promised;
         let recovered = log.end_offset();
-        self.trace.push(format!("recovered {recovered}"));
+        let name = topic.name;
+        self.trace.push(format!("recovered {name} {recovered}"));
         if recovered < promised {
             return Err(format!(
-                "lost: {promised} was promised, {recovered} came back"
+                "lost: {promised} of {name} was promised, {recovered} came back"
             ));
         }
         if recovered > model.end() {
@@ -467,122 +683,271 @@ impl World {
     }
 
     /// Reads everything and compares.
-    fn check(&mut self, executor: &mut Executor, log: &Rc<Log>) -> Result<(), String> {
-        let (start, end) = (log.start_offset(), log.end_offset());
-        let reader = log.clone();
-        let model = self.model.clone();
-        let read = async move {
-            let mut at = start;
-            while at < end {
-                let records = reader.read(at, end, 10_000, true).await;
-                let records = records.map_err(|error| format!("reading {at}: {error}"))?;
-                let model = model.borrow();
-                if let Some(problem) = judge(&model, &records, at, end, 10_000, true) {
-                    return Err(format!("after recovery: {problem}"));
-                }
-                let length = records.len();
-                let mut seen = 0;
-                let from = at;
-                for batch in model.batches.iter().filter(|batch| batch.next > from) {
-                    seen += batch.bytes.len();
-                    if seen > length {
-                        break;
-                    }
-                    at = batch.next;
-                }
-            }
-            Ok(())
-        };
-        executor.run(read)?;
-        let model = self.model.borrow();
-        let expected = model.producers();
-        let found = log.producers().borrow();
-        if found.encode_snapshot() != expected.encode_snapshot()
-            || found.end_offset() != expected.end_offset()
-        {
-            return Err(format!("producers are {found:?}, not {expected:?}"));
-        }
-        // Deleted records may come back, their epochs need not.
-        for batch in model
-            .batches
-            .iter()
-            .filter(|batch| batch.base >= model.start)
-        {
-            let epoch = log.epoch_for_offset(batch.base);
-            if epoch != Some(batch.epoch) {
-                return Err(format!(
-                    "epoch of {} is {epoch:?}, not {}",
-                    batch.base, batch.epoch
-                ));
+    fn check(&mut self, life: &mut Life) -> Result<(), String> {
+        for topic in self.topics.clone() {
+            match &topic.log {
+                Some(log) => check_log(&mut life.executor, &topic.model, log)
+                    .map_err(|problem| format!("{}: {problem}", topic.name))?,
+                None => topic.model.borrow_mut().slept = true,
             }
         }
-        drop(model);
         self.check_problems()
     }
 
     fn check_problems(&self) -> Result<(), String> {
-        match self.model.borrow().problems.first() {
-            None => Ok(()),
-            Some(problem) => Err(problem.clone()),
+        for topic in &self.topics {
+            if let Some(problem) = topic.model.borrow().problems.first() {
+                return Err(format!("{}: {problem}", topic.name));
+            }
         }
+        Ok(())
     }
 }
 
 type SharedModel = Rc<RefCell<Model>>;
 
-/// What the broker writes now and then, and when all logs are closed.
-async fn write_checkpoints(disk: &Disk, log: &Log, model: &SharedModel) -> io::Result<()> {
-    write_checkpoint(disk, model, RECOVERY_POINT_FILE, || log.recovery_point()).await?;
-    write_log_start(disk, log, model).await
-}
-
-/// When this resolves, records below the log's start are promised to be gone.
-async fn write_log_start(disk: &Disk, log: &Log, model: &SharedModel) -> io::Result<()> {
-    let written = Cell::new(Offset(0));
-    let start = || {
-        written.set(log.start_offset());
-        written.get()
+fn check_log(executor: &mut Executor, checked: &SharedModel, log: &Rc<Log>) -> Result<(), String> {
+    let (start, end) = (log.start_offset(), log.end_offset());
+    if log.settings().may_have_gaps {
+        forgive_holes(executor, checked, log)?;
+    }
+    let reader = log.clone();
+    let model = checked.clone();
+    let read = async move {
+        let mut at = start;
+        while at < end {
+            let records = reader.read(at, end, 10_000, true).await;
+            let records = records.map_err(|error| format!("reading {at}: {error}"))?;
+            let model = model.borrow();
+            if let Some(problem) = judge(&model, &records, at, end, 10_000, true) {
+                return Err(format!("after recovery: {problem}"));
+            }
+            let length = records.len();
+            if length == 0 && reader.settings().may_have_gaps {
+                break;
+            }
+            let mut seen = 0;
+            let from = at;
+            for batch in model.batches.iter().filter(|batch| batch.next > from) {
+                seen += batch.bytes.len();
+                if seen > length {
+                    break;
+                }
+                at = batch.next;
+            }
+        }
+        Ok(())
     };
-    write_checkpoint(disk, model, LOG_START_OFFSET_FILE, start).await?;
-    let mut model = model.borrow_mut();
-    model.gone = model.gone.max(written.get());
+    executor.run(read)?;
+    let model = checked.borrow();
+    let expected = model.producers();
+    let found = log.producers().borrow();
+    if found.encode_snapshot() != expected.encode_snapshot()
+        || (found.end_offset() != expected.end_offset() && !log.settings().may_have_gaps)
+    {
+        return Err(format!("producers are {found:?}, not {expected:?}"));
+    }
+    // Deleted records may come back, their epochs need not.
+    for batch in model
+        .batches
+        .iter()
+        .filter(|batch| batch.base >= model.start)
+    {
+        let epoch = log.epoch_for_offset(batch.base);
+        if epoch != Some(batch.epoch) {
+            return Err(format!(
+                "epoch of {} is {epoch:?}, not {}",
+                batch.base, batch.epoch
+            ));
+        }
+    }
     Ok(())
 }
 
-/// One writer at a time, as in the broker; what it writes is as of its turn.
-async fn write_checkpoint(
-    disk: &Disk,
+/// A log that may have gaps keeps what lies behind a torn segment: batches may be missing that were not promised.
+fn forgive_holes(
+    executor: &mut Executor,
     model: &SharedModel,
-    file: &str,
-    offset: impl FnOnce() -> Offset,
-) -> io::Result<()> {
-    let turn = model.borrow().checkpoint_turn.clone();
-    let _turn = turn.lock().await;
-    let text = format_offsets(std::iter::once(("t", PartitionIndex(0), offset())));
-    disk.write_file_atomic(&root().join(file), text.as_bytes())
-        .await
+    log: &Rc<Log>,
+) -> Result<(), String> {
+    let (start, end) = (log.start_offset(), log.end_offset());
+    let reader = log.clone();
+    let found = executor.run(async move {
+        let (mut at, mut found) = (start, BTreeSet::new());
+        while at < end {
+            let records = reader.read(at, end, 10_000, true).await;
+            let records = records.map_err(|error| format!("reading {at}: {error}"))?;
+            let before = at;
+            for batch in batch::batches(&records.to_bytes()).map_while(Result::ok) {
+                found.insert(batch.base_offset());
+                at = batch.last_offset().plus(1);
+            }
+            if at == before {
+                break; // A hole up to the end.
+            }
+        }
+        Ok::<_, String>(found)
+    })?;
+    let model = &mut *model.borrow_mut();
+    let promised = model.promised;
+    let is_there = |batch: &ModelBatch| batch.next <= start || found.contains(&batch.base);
+    let mut missing = model.batches.iter().filter(|batch| !is_there(batch));
+    if let Some(lost) = missing.find(|batch| batch.next <= promised) {
+        return Err(format!(
+            "lost: {} was promised, as all below {promised}",
+            lost.base
+        ));
+    }
+    model.batches.retain(is_there);
+    model.begins = end;
+    Ok(())
 }
 
-/// What a broker does at start: the folder's stock, then the log, made anew if it never came to be.
-async fn open(
-    context: LogContext,
+/// What the broker writes now and then, and when all logs are closed.
+struct Checkpoints {
     disk: Disk,
+    turn: Rc<Mutex<()>>,
+    topics: Rc<RefCell<Vec<Topic>>>,
+}
+
+impl Checkpoints {
+    async fn write(&self) -> io::Result<()> {
+        let points = |topic: &Topic| match &topic.log {
+            Some(log) => log.recovery_point(),
+            None => topic.former.0,
+        };
+        self.write_file(RECOVERY_POINT_FILE, points).await?;
+        self.write_log_starts().await
+    }
+
+    /// When this resolves, records below the logs' starts are promised to be gone.
+    async fn write_log_starts(&self) -> io::Result<()> {
+        let starts = |topic: &Topic| match &topic.log {
+            Some(log) => log.start_offset(),
+            None => topic.former.1,
+        };
+        for (model, start) in self.write_file(LOG_START_OFFSET_FILE, starts).await? {
+            let mut model = model.borrow_mut();
+            model.gone = model.gone.max(start);
+        }
+        Ok(())
+    }
+
+    /// One writer at a time, as in the broker; what it writes is as of its turn.
+    async fn write_file(
+        &self,
+        file: &str,
+        offset: impl Fn(&Topic) -> Offset,
+    ) -> io::Result<Vec<(SharedModel, Offset)>> {
+        let _turn = self.turn.lock().await;
+        let topics = self.topics.borrow().clone();
+        let rows = topics
+            .iter()
+            .map(|topic| (topic.name, PartitionIndex(0), offset(topic)));
+        let text = format_offsets(rows);
+        let written = topics
+            .iter()
+            .map(|topic| (topic.model.clone(), offset(topic)));
+        let written = written.collect();
+        self.disk
+            .write_file_atomic(&root().join(file), text.as_bytes())
+            .await?;
+        Ok(written)
+    }
+}
+
+/// What a broker does at start: the folder's stock, then the logs, made anew if they never came to be, with what the
+/// journals have for them.
+struct Start {
+    disk: Disk,
+    topics: Vec<Topic>,
+    contexts: Vec<LogContext>,
     settings: LogSettings,
     now_ms: TimestampMs,
-) -> Result<Rc<Log>, String> {
-    let folder = directory::take_stock(&disk, &root())
-        .await
-        .map_err(|error| format!("taking stock: {error}"))?;
-    let log = match folder.logs.first() {
-        Some(found) => {
-            let opening: Opening = found.opening;
-            Log::open(context, found.dir.clone(), settings, opening, now_ms)
-                .await
-                .map(|(log, _)| log)
+    trusting: bool,
+    mixes_topics: bool,
+    skipped: Option<usize>,
+    unique: [u8; 16],
+    turn: Rc<Mutex<()>>,
+}
+
+impl Start {
+    async fn run(mut self) -> Result<Vec<Topic>, String> {
+        let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        let stock = directory::take_stock(&self.disk, &root()).await;
+        let mut folder = stock.map_err(told("taking stock"))?;
+        if self.trusting && folder.clean.is_none() {
+            let trusted = replay::read_trusting(&self.disk, &root()).await;
+            folder.journaled = trusted.map_err(told("reading journals"))?;
         }
-        None => Log::create(context, log_dir(), None, settings, now_ms).await,
-    };
-    log.map_err(|error| error.to_string())
+        if self
+            .skipped
+            .is_some_and(|skipped| skipped >= self.topics.len())
+        {
+            self.skipped = None;
+        }
+        let mut missing = Vec::new();
+        for index in 0..self.topics.len() {
+            let topic = self.topics[index].clone();
+            let found = folder.logs.iter().find(|log| log.topic == topic.name);
+            if let Some(found) = found {
+                let opening = &found.opening;
+                let point = opening.recovery_point.unwrap_or_default();
+                self.topics[index].former = (point, opening.log_start.unwrap_or_default());
+            }
+            if self.skipped == Some(index) && folder.clean.is_none() {
+                missing.push(topic.key());
+                continue;
+            }
+            let adopted = found.filter(|found| found.metadata == Some(topic.metadata()));
+            if let (Some(stray), None) = (found, adopted) {
+                let aside = directory::renamed(&stray.dir, self.unique, "stray");
+                let renamed = self.disk.rename(&stray.dir, &aside).await;
+                renamed.map_err(told("setting aside"))?;
+            }
+            let mut opening = adopted
+                .map(|found| found.opening.clone())
+                .unwrap_or_default();
+            opening.log_start = folder.log_start(topic.name, PartitionIndex(0));
+            let keys = folder.journaled.iter();
+            opening.journaled = keys
+                .filter(|(key, _)| **key == topic.key() || self.mixes_topics)
+                .flat_map(|(_, runs)| runs.clone())
+                .collect();
+            let log = self.open(index, adopted.is_some(), opening).await;
+            let log = log.map_err(|error| error.to_string())?;
+            log.use_journal(topic.key());
+            self.topics[index].log = Some(log);
+        }
+        replay::discard(&self.disk, &root(), &folder.journaled, &missing)
+            .await
+            .map_err(told("discarding journals"))?;
+        if folder.clean.is_none() {
+            let rows = Checkpoints {
+                disk: self.disk.clone(),
+                turn: self.turn.clone(),
+                topics: Rc::new(RefCell::new(self.topics.clone())),
+            };
+            rows.write().await.map_err(told("writing checkpoints"))?;
+        }
+        Ok(self.topics)
+    }
+
+    async fn open(&self, index: usize, found: bool, opening: Opening) -> Result<Rc<Log>, LogError> {
+        let topic = &self.topics[index];
+        let context = self.contexts[index % self.contexts.len()].clone();
+        let (dir, settings) = (topic.dir(), self.settings.clone());
+        if !found {
+            let text = topic.metadata();
+            let (context, dir, settings) = (context.clone(), dir.clone(), settings.clone());
+            let log = Log::create(context, dir, Some(&text), settings, self.now_ms).await?;
+            if opening.journaled.is_empty() && opening.log_start.is_none_or(|start| start.0 == 0) {
+                return Ok(log);
+            }
+        }
+        let opened = Log::open(context, dir, settings, opening, self.now_ms).await?;
+        Ok(opened.0)
+    }
 }
 
 /// What is wrong with the answer to a read.

@@ -1,0 +1,525 @@
+//! Owns a core's journal: the one file that the small appends of all the core's logs go into, in one write, before
+//! their acknowledgements leave. Their segments are written behind it, so that the writes an acknowledgement waits for
+//! do not grow with the partitions. It never decides which appends come here (`dispatch`), and never reads what it wrote:
+//! `replay` does, at the next start, if there was no clean stop.
+//!
+//! The file grows by zones, zeroed before they are used, so that a write changes no metadata of the file system. A zone
+//! is used again when all that lies in it is in synced segments. No block is written twice in one use: a torn write
+//! harms nothing that was acknowledged.
+
+mod dispatch;
+mod frame;
+pub mod replay;
+mod zones;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
+
+use super::settings::{Durability, Spawn};
+use super::{Log, LogError};
+use crate::ids::Offset;
+use crate::io::{AppendBuffer, BLOCK, Disk, File, Mode};
+use crate::limits;
+use frame::{ENTRY_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameBuilder};
+use zones::Zones;
+
+pub(super) use dispatch::Journaling;
+pub use frame::{JournalKey, JournaledRun};
+
+/// Zeroes written at a time.
+const ZEROES_BYTES: usize = 256 << 10;
+
+/// Logs whose segments are brought up to date at the same time, to free a zone.
+const SETTLING_MAX: usize = 8;
+
+/// What a journal keeps to.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalLimits {
+    /// Bytes of one log that go through the journal at once.
+    pub append_bytes_max: usize,
+    /// Bytes of one write.
+    pub frame_bytes_max: usize,
+    pub zone_bytes: u32,
+    pub zones_max: usize,
+}
+
+impl Default for JournalLimits {
+    fn default() -> JournalLimits {
+        JournalLimits {
+            append_bytes_max: limits::JOURNAL_APPEND_BYTES_MAX,
+            frame_bytes_max: limits::JOURNAL_FRAME_BYTES_MAX,
+            zone_bytes: limits::JOURNAL_ZONE_BYTES,
+            zones_max: limits::JOURNAL_ZONES_MAX,
+        }
+    }
+}
+
+/// The journal of one core. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct Journal(Rc<Inner>);
+
+struct Inner {
+    disk: Disk,
+    spawn: Spawn,
+    path: PathBuf,
+    limits: JournalLimits,
+    generation: u64,
+    /// Zones are used again although segments still need them.
+    #[cfg(feature = "simulation")]
+    forgets: std::cell::Cell<bool>,
+    state: RefCell<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    /// It is made when it is first wanted: a broker that stores nothing needs none.
+    Unmade,
+    BeingMade,
+    Ready,
+    /// Could not be made, has failed, or was stopped: all logs go their own way.
+    Off,
+}
+
+struct State {
+    condition: Condition,
+    file: Option<File>,
+    zones: Zones,
+    zones_max: usize,
+    /// Logs with something to write.
+    queue: VecDeque<Weak<Log>>,
+    writing: bool,
+    syncing: bool,
+    /// A log waits for a sync.
+    sync_wanted: bool,
+    /// Logs with entries that are written and not synced.
+    unsynced: Vec<Weak<Log>>,
+    /// A zone more is being zeroed.
+    growing: bool,
+    /// A zone was zeroed, and counts when that is synced.
+    zeroed: bool,
+    settling: bool,
+}
+
+/// One frame, and what it holds of whom.
+struct Gathered {
+    bytes: Bytes,
+    position: u64,
+    runs: Vec<(Rc<Log>, Offset)>,
+}
+
+impl Journal {
+    /// The journal in a file of this name, which must not exist; it is made when it is first wanted. `generation` is a
+    /// random number, told by every frame.
+    pub fn new(
+        disk: Disk,
+        spawn: Spawn,
+        path: PathBuf,
+        generation: u64,
+        limits: JournalLimits,
+    ) -> Journal {
+        let least = FRAME_HEADER_BYTES + ENTRY_HEADER_BYTES + limits.append_bytes_max;
+        assert!(least <= limits.frame_bytes_max && limits.frame_bytes_max.is_multiple_of(BLOCK));
+        assert!(limits.frame_bytes_max <= limits.zone_bytes as usize);
+        assert!((limits.zone_bytes as usize).is_multiple_of(BLOCK));
+        Journal(Rc::new(Inner {
+            disk,
+            spawn,
+            path,
+            limits,
+            generation,
+            #[cfg(feature = "simulation")]
+            forgets: std::cell::Cell::new(false),
+            state: RefCell::new(State {
+                condition: Condition::Unmade,
+                file: None,
+                zones: Zones::new(generation, limits.zone_bytes),
+                zones_max: limits.zones_max,
+                queue: VecDeque::new(),
+                writing: false,
+                syncing: false,
+                sync_wanted: false,
+                unsynced: Vec::new(),
+                growing: false,
+                zeroed: false,
+                settling: false,
+            }),
+        }))
+    }
+
+    /// From now on zones are used again too early, which the crash tests must find out.
+    #[cfg(feature = "simulation")]
+    pub fn forget_too_early(&self) {
+        self.0.forgets.set(true);
+    }
+
+    fn forgets(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.0.forgets.get();
+        #[cfg(not(feature = "simulation"))]
+        false
+    }
+
+    /// From now on nothing goes through it, and no file of it comes to be. What is in it stays.
+    pub fn stop(&self) {
+        self.0.state.borrow_mut().condition = Condition::Off;
+    }
+
+    /// Whether appends may come; being asked first makes it.
+    fn is_ready(&self) -> bool {
+        let condition = self.0.state.borrow().condition;
+        if condition == Condition::Unmade {
+            self.0.state.borrow_mut().condition = Condition::BeingMade;
+            let journal = self.clone();
+            (self.0.spawn)(Box::pin(async move { journal.make().await }));
+        }
+        condition == Condition::Ready
+    }
+
+    /// Writes what `log` has not sent yet, with what the other logs of this turn have.
+    fn enqueue(&self, log: &Rc<Log>) {
+        {
+            let state = &mut *self.0.state.borrow_mut();
+            state.queue.push_back(Rc::downgrade(log));
+            if std::mem::replace(&mut state.writing, true) {
+                return;
+            }
+        }
+        let journal = self.clone();
+        (self.0.spawn)(Box::pin(async move { journal.write_queued().await }));
+    }
+
+    async fn write_queued(&self) {
+        loop {
+            // What else comes in this turn goes along.
+            yield_once().await;
+            let Some(gathered) = self.gather() else {
+                return;
+            };
+            let file = self.0.state.borrow().file.clone();
+            let file = file.expect("a journal that gathers is ready");
+            let written = file.write_at(vec![gathered.bytes], gathered.position).await;
+            if let Err(error) = written {
+                let lost = gathered.runs.into_iter().map(|(log, _)| log).collect();
+                return self.fail("writing the journal", &error, lost);
+            }
+            if self.0.state.borrow().condition != Condition::Ready {
+                // It failed meanwhile, and will not be synced any more.
+                return gathered.runs.iter().for_each(|(log, _)| log.go_straight());
+            }
+            self.on_written(gathered.runs);
+        }
+    }
+
+    /// The next frame. None: nothing waits any more, or nothing may be written; `writing` is over.
+    fn gather(&self) -> Option<Gathered> {
+        let (gathered, refused) = {
+            let state = &mut *self.0.state.borrow_mut();
+            let (gathered, refused) = state.gather(&self.0.limits);
+            state.writing = gathered.is_some();
+            (gathered, refused)
+        };
+        for log in &refused {
+            log.go_straight();
+        }
+        self.keep_room(!refused.is_empty());
+        gathered
+    }
+
+    fn on_written(&self, runs: Vec<(Rc<Log>, Offset)>) {
+        {
+            let state = &mut *self.0.state.borrow_mut();
+            for (log, upto) in &runs {
+                if log.note_journaled(*upto) {
+                    state.unsynced.push(Rc::downgrade(log));
+                }
+                state.sync_wanted |= log.settings().durability() == Durability::Synced;
+            }
+        }
+        self.kick_syncer();
+        for (log, upto) in runs {
+            log.on_journaled(upto);
+        }
+    }
+
+    fn kick_syncer(&self) {
+        {
+            let state = &mut *self.0.state.borrow_mut();
+            if !state.sync_wanted || std::mem::replace(&mut state.syncing, true) {
+                return;
+            }
+        }
+        let journal = self.clone();
+        (self.0.spawn)(Box::pin(async move { journal.sync_while_wanted().await }));
+    }
+
+    /// The one place that syncs the file once it is ready: of two syncs at once only one is told of an error.
+    async fn sync_while_wanted(&self) {
+        loop {
+            let (file, waiting, zeroed) = {
+                let state = &mut *self.0.state.borrow_mut();
+                if !std::mem::take(&mut state.sync_wanted) || state.file.is_none() {
+                    state.syncing = false;
+                    return;
+                }
+                let waiting = std::mem::take(&mut state.unsynced);
+                let waiting = waiting.iter().filter_map(Weak::upgrade);
+                let waiting: Vec<_> = waiting.map(|log| (log.unlist_journaled(), log)).collect();
+                let zeroed = std::mem::take(&mut state.zeroed);
+                (state.file.clone().expect("just seen"), waiting, zeroed)
+            };
+            if let Err(error) = file.sync_data().await {
+                let mut lost: Vec<_> = waiting.into_iter().map(|(_, log)| log).collect();
+                let written = std::mem::take(&mut self.0.state.borrow_mut().unsynced);
+                lost.extend(written.iter().filter_map(Weak::upgrade));
+                return self.fail("syncing the journal", &error, lost);
+            }
+            if zeroed {
+                let state = &mut *self.0.state.borrow_mut();
+                state.zones.add();
+                state.growing = false;
+            }
+            for (upto, log) in waiting {
+                log.on_journal_synced(upto);
+            }
+        }
+    }
+
+    /// Nothing is tried again: the `lost` logs, of which nobody knows what the device has, go offline; all others go
+    /// their own way from now on.
+    fn fail(&self, what: &str, error: &io::Error, lost: Vec<Rc<Log>>) {
+        let others: Vec<Weak<Log>> = {
+            let state = &mut *self.0.state.borrow_mut();
+            state.condition = Condition::Off;
+            state.file = None;
+            state.writing = false;
+            let unsynced = state.unsynced.drain(..);
+            unsynced.chain(state.queue.drain(..)).collect()
+        };
+        tracing::error!(path = %self.0.path.display(), %error, "{what} failed: from now on every log is synced by itself");
+        let failure = LogError::storage(what, error);
+        for log in lost {
+            log.go_offline(failure.clone());
+        }
+        for log in others.iter().filter_map(Weak::upgrade) {
+            log.go_straight();
+        }
+    }
+
+    /// Adds a zone before the last is full, and frees zones before all are used.
+    fn keep_room(&self, is_full: bool) {
+        let (grow, settle) = {
+            let state = &mut *self.0.state.borrow_mut();
+            let ready = state.condition == Condition::Ready;
+            let may_grow = state.zones.count() < state.zones_max && state.zones.runs_short();
+            let grow = ready && may_grow && !state.growing;
+            let many = state.zones.live_count() > self.0.limits.zones_max.div_ceil(2);
+            let settle = ready && (many || is_full) && !state.settling;
+            state.growing |= grow;
+            state.settling |= settle;
+            (grow, settle)
+        };
+        if grow {
+            let journal = self.clone();
+            (self.0.spawn)(Box::pin(async move { journal.grow().await }));
+        }
+        if settle {
+            let journal = self.clone();
+            (self.0.spawn)(Box::pin(async move { journal.settle().await }));
+        }
+    }
+
+    /// Has the logs' segments written and synced up to what the journal has of them, and frees the zones.
+    async fn settle(&self) {
+        if !self.forgets() {
+            let keepers = self.0.state.borrow().zones.keepers();
+            stream::iter(keepers)
+                .map(|log| async move {
+                    // One that fails is offline then, and keeps its zones for the next start.
+                    let _told = log.flush().await;
+                })
+                .buffer_unordered(SETTLING_MAX)
+                .collect::<()>()
+                .await;
+        }
+        let state = &mut *self.0.state.borrow_mut();
+        state.zones.recycle(self.forgets());
+        state.settling = false;
+    }
+
+    async fn make(&self) {
+        match self.make_file().await {
+            Ok((file, zones)) => {
+                let state = &mut *self.0.state.borrow_mut();
+                if state.condition == Condition::BeingMade {
+                    state.file = Some(file);
+                    state.zones = zones;
+                    state.condition = Condition::Ready;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(path = %self.0.path.display(), %error, "there will be no journal: every log is synced by itself");
+                self.0.state.borrow_mut().condition = Condition::Off;
+                // It takes space that others may need, and says nothing.
+                let _there_is_none = self.0.disk.remove(&self.0.path).await;
+            }
+        }
+    }
+
+    /// The file with its header and one zone, all of it and its name on stable storage.
+    async fn make_file(&self) -> io::Result<(File, Zones)> {
+        let file = self.0.disk.open(&self.0.path, Mode::Create).await?;
+        let header = FileHeader {
+            generation: self.0.generation,
+            zone_bytes: self.0.limits.zone_bytes,
+        };
+        let block = header.encode();
+        file.write_at(vec![block.slice(0..BLOCK)], 0).await?;
+        let mut zones = Zones::new(header.generation, header.zone_bytes);
+        self.zero(&file, zones.start_of(0)).await?;
+        file.sync_data().await?;
+        let folder = self
+            .0
+            .path
+            .parent()
+            .expect("a journal lies in a data folder");
+        self.0.disk.sync_dir(folder).await?;
+        zones.add();
+        Ok((file, zones))
+    }
+
+    async fn zero(&self, file: &File, start: u64) -> io::Result<()> {
+        let zone_bytes = u64::from(self.0.limits.zone_bytes);
+        match file.allocate(start, zone_bytes).await {
+            Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
+            _ => {}
+        }
+        let piece = ZEROES_BYTES.min(zone_bytes as usize);
+        let mut zeroes = AppendBuffer::with_capacity(piece);
+        zeroes.append(&vec![0; piece]);
+        let mut done = 0;
+        while done < zone_bytes {
+            let length = piece.min((zone_bytes - done) as usize);
+            file.write_at(vec![zeroes.slice(0..length)], start + done)
+                .await?;
+            done += length as u64;
+        }
+        Ok(())
+    }
+
+    async fn grow(&self) {
+        let (file, start) = {
+            let state = self.0.state.borrow();
+            let start = state.zones.start_of(state.zones.count());
+            (state.file.clone(), start)
+        };
+        let Some(file) = file else { return };
+        let zeroed = self.zero(&file, start).await;
+        {
+            let state = &mut *self.0.state.borrow_mut();
+            match zeroed {
+                Ok(()) => {
+                    state.zeroed = true;
+                    state.sync_wanted = true;
+                }
+                Err(error) => {
+                    tracing::warn!(path = %self.0.path.display(), %error, "the journal does not grow any more");
+                    state.zones_max = state.zones.count();
+                    state.growing = false;
+                }
+            }
+        }
+        self.kick_syncer();
+    }
+}
+
+impl State {
+    /// Also the logs for which there is no room.
+    fn gather(&mut self, limits: &JournalLimits) -> (Option<Gathered>, Vec<Rc<Log>>) {
+        let Some(first) = self.first_bytes() else {
+            return (None, Vec::new());
+        };
+        let room = match self.condition {
+            Condition::Ready => self.zones.room_for(FRAME_HEADER_BYTES + first),
+            _ => None,
+        };
+        let Some(room) = room else {
+            let refused = self.queue.drain(..).filter_map(|log| log.upgrade());
+            return (None, refused.collect());
+        };
+        let room = room.min(limits.frame_bytes_max);
+        let (mut chosen, mut refused) = (Vec::new(), Vec::new());
+        let mut length = FRAME_HEADER_BYTES;
+        while let Some(first) = self.first_bytes()
+            && length + first <= room
+        {
+            let log = self.queue.pop_front().and_then(|log| log.upgrade());
+            let log = log.expect("just seen");
+            match log.holds_unsent() {
+                true => {
+                    length += first;
+                    chosen.push(log);
+                }
+                false => refused.push(log),
+            }
+        }
+        if chosen.is_empty() {
+            // Whoever else waits does so for the next one.
+            let rest = self.queue.drain(..).filter_map(|log| log.upgrade());
+            refused.extend(rest);
+            return (None, refused);
+        }
+        let mut builder = FrameBuilder::new(length);
+        let mut runs = Vec::new();
+        for log in chosen {
+            let upto = log.send_into(&mut builder);
+            runs.push((log, upto));
+        }
+        let place = self.zones.place(length);
+        for (log, upto) in &runs {
+            self.zones.hold(log, *upto);
+        }
+        let gathered = Gathered {
+            bytes: builder.finish(place),
+            position: place.position,
+            runs,
+        };
+        (Some(gathered), refused)
+    }
+
+    /// What the entry of the first log that has something takes; those that have nothing any more leave.
+    fn first_bytes(&mut self) -> Option<usize> {
+        loop {
+            let unsent = match self.queue.front()?.upgrade() {
+                None => 0,
+                Some(log) => log.unsent_bytes(),
+            };
+            if unsent > 0 {
+                return Some(ENTRY_HEADER_BYTES + unsent);
+            }
+            let gone = self.queue.pop_front().and_then(|log| log.upgrade());
+            gone.inspect(|log| log.leave_queue());
+        }
+    }
+}
+
+/// Lets all run that is ready now.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,170 @@
+//! Owns which part of the journal's file is used for what: zones that are filled one after the other, and freed when
+//! every log with entries in them has these in synced segments. Touches no file.
+
+use std::collections::{HashSet, VecDeque};
+use std::rc::{Rc, Weak};
+
+use super::frame::Place;
+use crate::ids::Offset;
+use crate::io::BLOCK;
+use crate::log::Log;
+
+/// A log's entry in the list of a zone: the sequence of the zone's use, and the number in the list.
+pub(in crate::log) type Slot = Option<(u64, usize)>;
+
+pub(super) struct Zones {
+    generation: u64,
+    zone_bytes: u32,
+    zones: Vec<Zone>,
+    /// Begun and still needed, oldest first; the last is being filled.
+    live: VecDeque<usize>,
+    free: VecDeque<usize>,
+    next_sequence: u64,
+}
+
+#[derive(Default)]
+struct Zone {
+    sequence: u64,
+    used: u32,
+    frames: u32,
+    holders: Vec<Holder>,
+}
+
+/// A log, and the offset behind its last record in the zone.
+struct Holder {
+    log: Weak<Log>,
+    upto: Offset,
+}
+
+impl Holder {
+    fn is_settled(&self) -> bool {
+        // A log that is gone was deleted.
+        let log = self.log.upgrade();
+        log.is_none_or(|log| log.is_stored_below(self.upto))
+    }
+}
+
+impl Zones {
+    pub(super) fn new(generation: u64, zone_bytes: u32) -> Zones {
+        Zones {
+            generation,
+            zone_bytes,
+            zones: Vec::new(),
+            live: VecDeque::new(),
+            free: VecDeque::new(),
+            next_sequence: 1,
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.zones.len()
+    }
+
+    pub(super) fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Where the zone of this number begins in the file.
+    pub(super) fn start_of(&self, number: usize) -> u64 {
+        BLOCK as u64 + number as u64 * u64::from(self.zone_bytes)
+    }
+
+    /// One zone more, behind all others; it is zeroed and synced.
+    pub(super) fn add(&mut self) {
+        self.free.push_back(self.zones.len());
+        self.zones.push(Zone::default());
+    }
+
+    /// Bytes that one frame may take which needs at least `bytes`, beginning a new zone if need be. None: full.
+    pub(super) fn room_for(&mut self, bytes: usize) -> Option<usize> {
+        let bytes = bytes.next_multiple_of(BLOCK);
+        assert!(bytes <= self.zone_bytes as usize);
+        if let Some(current) = self.live.back() {
+            let room = (self.zone_bytes - self.zones[*current].used) as usize;
+            if room >= bytes {
+                return Some(room);
+            }
+        }
+        let next = self.free.pop_front()?;
+        self.zones[next] = Zone {
+            sequence: self.next_sequence,
+            ..Zone::default()
+        };
+        self.next_sequence += 1;
+        self.live.push_back(next);
+        Some(self.zone_bytes as usize)
+    }
+
+    /// A place for a frame of `bytes`, for which there is room.
+    pub(super) fn place(&mut self, bytes: usize) -> Place {
+        let bytes = bytes.next_multiple_of(BLOCK) as u32;
+        let floor = self.zones[self.live[0]].sequence;
+        let number = *self.live.back().expect("room was made");
+        let start = self.start_of(number);
+        let zone = &mut self.zones[number];
+        assert!(zone.used + bytes <= self.zone_bytes);
+        let place = Place {
+            generation: self.generation,
+            sequence: zone.sequence,
+            floor,
+            position: start + u64::from(zone.used),
+            number: zone.frames,
+        };
+        zone.used += bytes;
+        zone.frames += 1;
+        place
+    }
+
+    /// The current zone has an entry of `log` that ends at `upto`.
+    pub(super) fn hold(&mut self, log: &Rc<Log>, upto: Offset) {
+        let current = *self.live.back().expect("an entry was placed");
+        let zone = &mut self.zones[current];
+        match log.journal_slot() {
+            Some((sequence, index)) if sequence == zone.sequence => zone.holders[index].upto = upto,
+            _ => {
+                log.set_journal_slot(Some((zone.sequence, zone.holders.len())));
+                zone.holders.push(Holder {
+                    log: Rc::downgrade(log),
+                    upto,
+                });
+            }
+        }
+    }
+
+    /// The zone being filled is more than half full, and none is free.
+    pub(super) fn runs_short(&self) -> bool {
+        let current = self.live.back();
+        self.free.is_empty()
+            && current.is_none_or(|current| self.zones[*current].used > self.zone_bytes / 2)
+    }
+
+    /// The logs that keep zones from being freed, but for the one that is being filled.
+    pub(super) fn keepers(&self) -> Vec<Rc<Log>> {
+        let filled = self.live.len().saturating_sub(1);
+        let holders = self.live.iter().take(filled);
+        let holders = holders.flat_map(|number| &self.zones[*number].holders);
+        let mut seen = HashSet::new();
+        holders
+            .filter(|holder| !holder.is_settled())
+            .filter_map(|holder| holder.log.upgrade())
+            .filter(|log| seen.insert(Rc::as_ptr(log)))
+            .collect()
+    }
+
+    /// Frees what is no longer needed; `all` frees it needed or not, to see that it is missed.
+    pub(super) fn recycle(&mut self, all: bool) {
+        let Some(current) = self.live.pop_back() else {
+            return;
+        };
+        for number in std::mem::take(&mut self.live) {
+            let holders = &mut self.zones[number].holders;
+            if all || holders.iter().all(Holder::is_settled) {
+                holders.clear();
+                self.free.push_back(number);
+            } else {
+                self.live.push_back(number);
+            }
+        }
+        self.live.push_back(current);
+    }
+}
