@@ -1,6 +1,7 @@
 //! Owns measuring a hot read: from an offset to the parts of a fetch's answer, out of the tail cache.
 
 use std::hint::black_box;
+use std::rc::Rc;
 
 use coati::ids::{LeaderEpoch, Offset};
 use coati::log::Log;
@@ -46,7 +47,7 @@ pub fn bench(criterion: &mut Criterion) {
 }
 
 /// A read that found no hot batch would wait for the disk, and panics.
-fn read(log: &Log, from: Offset, max_bytes: usize) -> Records {
+fn read(log: &Rc<Log>, from: Offset, max_bytes: usize) -> Records {
     let read = log.read(from, log.end_offset(), max_bytes, true);
     let records = read.now_or_never().expect("the batch is hot").unwrap();
     assert_eq!(records.memory_len(), records.len());

@@ -52,6 +52,8 @@ struct Topic {
     model: SharedModel,
     /// None: it could not be opened in this life.
     log: Option<Rc<Log>>,
+    /// The checkpoints may still say something of another topic of this name.
+    is_new: bool,
     /// Recovery point and log start as the checkpoints have them, while it is not open.
     former: (Offset, Offset),
 }
@@ -140,6 +142,7 @@ impl World {
                 id,
                 model: SharedModel::default(),
                 log: None,
+                is_new: false,
                 former: (Offset(0), Offset(0)),
             });
         }
@@ -265,6 +268,7 @@ impl World {
         let topic = &mut self.topics[index];
         topic.id = id;
         topic.model = SharedModel::default();
+        topic.is_new = true;
         topic.former = (Offset(0), Offset(0));
         self.publish();
         let unique = [self.random.next_u64() as u8; 16];
@@ -276,7 +280,11 @@ impl World {
         }
         let rows = self.checkpoints();
         let forgotten = async move { rows.write().await.is_ok() };
-        life.executor.run(forgotten) && self.create(life, index).is_ok()
+        if !life.executor.run(forgotten) {
+            return false;
+        }
+        self.topics[index].is_new = false;
+        self.create(life, index).is_ok()
     }
 
     /// Lets the logs work until their life ends.
@@ -890,7 +898,7 @@ impl Start {
         for index in 0..self.topics.len() {
             let topic = self.topics[index].clone();
             let found = folder.logs.iter().find(|log| log.topic == topic.name);
-            if let Some(found) = found {
+            if let Some(found) = found.filter(|_| !topic.is_new) {
                 let opening = &found.opening;
                 let point = opening.recovery_point.unwrap_or_default();
                 self.topics[index].former = (point, opening.log_start.unwrap_or_default());
@@ -908,7 +916,9 @@ impl Start {
             let mut opening = adopted
                 .map(|found| found.opening.clone())
                 .unwrap_or_default();
-            opening.log_start = folder.log_start(topic.name, PartitionIndex(0));
+            if !topic.is_new {
+                opening.log_start = folder.log_start(topic.name, PartitionIndex(0));
+            }
             let keys = folder.journaled.iter();
             opening.journaled = keys
                 .filter(|(key, _)| **key == topic.key() || self.mixes_topics)
@@ -929,6 +939,9 @@ impl Start {
                 topics: Rc::new(RefCell::new(self.topics.clone())),
             };
             rows.write().await.map_err(told("writing checkpoints"))?;
+            for topic in &mut self.topics {
+                topic.is_new = false;
+            }
         }
         Ok(self.topics)
     }

@@ -88,7 +88,6 @@ impl Log {
     pub(super) fn go_straight(self: &Rc<Self>) {
         {
             let state = &mut *self.state.borrow_mut();
-            state.journaling.queued = false;
             state.journaling.sent_end = state.end;
             state.journaling.unsent_bytes = 0;
             state.straight_end = state.end;
@@ -106,6 +105,7 @@ impl Log {
         }
     }
 
+    /// The journal's queue has it no longer. It has it once at most.
     pub(super) fn leave_queue(&self) {
         self.state.borrow_mut().journaling.queued = false;
     }
@@ -137,7 +137,6 @@ impl Log {
         }
         assert_eq!(copied, length, "an entry has what was counted");
         state.journaling.sent_end = to;
-        state.journaling.queued = false;
         to
     }
 

@@ -296,20 +296,22 @@ impl Journal {
     /// Nothing is tried again: the `lost` logs, of which nobody knows what the device has, go offline; all others go
     /// their own way from now on.
     fn fail(&self, what: &str, error: &io::Error, lost: Vec<Rc<Log>>) {
-        let others: Vec<Weak<Log>> = {
+        let others = {
             let state = &mut *self.0.state.borrow_mut();
             state.condition = Condition::Off;
             state.file = None;
             state.writing = false;
-            let unsynced = state.unsynced.drain(..);
-            unsynced.chain(state.queue.drain(..)).collect()
+            let unsynced = std::mem::take(&mut state.unsynced);
+            let mut others: Vec<_> = unsynced.iter().filter_map(Weak::upgrade).collect();
+            others.extend(state.take_queue());
+            others
         };
         tracing::error!(path = %self.0.path.display(), %error, "{what} failed: from now on every log is synced by itself");
         let failure = LogError::storage(what, error);
         for log in lost {
             log.go_offline(failure.clone());
         }
-        for log in others.iter().filter_map(Weak::upgrade) {
+        for log in others {
             log.go_straight();
         }
     }
@@ -452,8 +454,7 @@ impl State {
             _ => None,
         };
         let Some(room) = room else {
-            let refused = self.queue.drain(..).filter_map(|log| log.upgrade());
-            return (None, refused.collect());
+            return (None, self.take_queue());
         };
         let room = room.min(limits.frame_bytes_max);
         let (mut chosen, mut refused) = (Vec::new(), Vec::new());
@@ -461,8 +462,7 @@ impl State {
         while let Some(first) = self.first_bytes()
             && length + first <= room
         {
-            let log = self.queue.pop_front().and_then(|log| log.upgrade());
-            let log = log.expect("just seen");
+            let log = self.next_queued().expect("just seen");
             match log.holds_unsent() {
                 true => {
                     length += first;
@@ -472,9 +472,7 @@ impl State {
             }
         }
         if chosen.is_empty() {
-            // Whoever else waits does so for the next one.
-            let rest = self.queue.drain(..).filter_map(|log| log.upgrade());
-            refused.extend(rest);
+            refused.extend(self.take_queue());
             return (None, refused);
         }
         let mut builder = FrameBuilder::new(length);
@@ -498,16 +496,25 @@ impl State {
     /// What the entry of the first log that has something takes; those that have nothing any more leave.
     fn first_bytes(&mut self) -> Option<usize> {
         loop {
-            let unsent = match self.queue.front()?.upgrade() {
-                None => 0,
-                Some(log) => log.unsent_bytes(),
-            };
+            let first = self.queue.front()?.upgrade();
+            let unsent = first.map_or(0, |log| log.unsent_bytes());
             if unsent > 0 {
                 return Some(ENTRY_HEADER_BYTES + unsent);
             }
-            let gone = self.queue.pop_front().and_then(|log| log.upgrade());
-            gone.inspect(|log| log.leave_queue());
+            self.next_queued();
         }
+    }
+
+    fn next_queued(&mut self) -> Option<Rc<Log>> {
+        let log = self.queue.pop_front()?.upgrade();
+        log.inspect(|log| log.leave_queue())
+    }
+
+    fn take_queue(&mut self) -> Vec<Rc<Log>> {
+        let queue = std::mem::take(&mut self.queue);
+        let logs: Vec<_> = queue.iter().filter_map(Weak::upgrade).collect();
+        logs.iter().for_each(|log| log.leave_queue());
+        logs
     }
 }
 
