@@ -29,6 +29,7 @@ use super::{Log, LogError};
 use crate::ids::Offset;
 use crate::io::{AppendBuffer, BLOCK, Disk, File, Mode};
 use crate::limits;
+use crate::stages::{self, Stage};
 use frame::{ENTRY_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameBuilder};
 use zones::Zones;
 
@@ -276,7 +277,10 @@ impl Journal {
                 let zeroed = std::mem::take(&mut state.zeroed);
                 (state.file.clone().expect("just seen"), waiting, zeroed)
             };
-            if let Err(error) = file.sync_data().await {
+            let began = stages::begin();
+            let synced = file.sync_data().await;
+            stages::end(Stage::Sync, began);
+            if let Err(error) = synced {
                 let mut lost: Vec<_> = waiting.into_iter().map(|(_, log)| log).collect();
                 let written = std::mem::take(&mut self.0.state.borrow_mut().unsynced);
                 lost.extend(written.iter().filter_map(Weak::upgrade));
