@@ -93,6 +93,9 @@ pub async fn start(shard: &Rc<Shard>, folder: Folder) -> Result<(), BootError> {
     let opened: sync::Opened = opened.into_iter().sum();
     let root = &config.data_dir;
     replay::discard(&disk, root, &stock.journaled, &opened.offline).await?;
+    shard
+        .everywhere(|shard| async move { sync::begin(&shard) })
+        .await;
     if !was_clean && !is_new {
         let ms = began.elapsed().as_millis() as u64;
         warn!(

@@ -99,9 +99,16 @@ pub async fn open(shard: Rc<Shard>, image: Arc<MetadataImage>, folder: Arc<Folde
     }
     shard.retune_all(&image);
     let opened = open_all(&shard, here, Some(&folder)).await;
-    shard.set_image(image.clone());
-    coordinators::on_image(&shard, &image, None);
+    shard.set_image(image);
     opened
+}
+
+/// The journals of the last life are gone: appends may come. Coordinators make some at once.
+pub fn begin(shard: &Rc<Shard>) {
+    if let Some(journal) = &shard.logs.journal {
+        journal.begin();
+    }
+    coordinators::on_image(shard, &shard.image(), None);
 }
 
 fn is_here(shard: &Shard, topic_id: Uuid, index: PartitionIndex) -> bool {

@@ -102,7 +102,7 @@ impl Stage {
             Stage::Wait => {
                 "a fetch waits for bytes because its client asked it to; not counted as the request's time"
             }
-            Stage::Journal => "one write to the journal, with its sync",
+            Stage::Journal => "one write to the journal",
             Stage::Reserve => "a write to a segment waits for space to be reserved",
             Stage::Write => "one write to a segment",
             Stage::Sync => "one sync of a segment",

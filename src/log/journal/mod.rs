@@ -82,6 +82,8 @@ struct Inner {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Condition {
+    /// The journals of the last life may still be needed.
+    NotBegun,
     /// It is made when it is first wanted: a broker that stores nothing needs none.
     Unmade,
     BeingMade,
@@ -118,8 +120,7 @@ struct Gathered {
 }
 
 impl Journal {
-    /// The journal in a file of this name, which must not exist; it is made when it is first wanted. `generation` is a
-    /// random number, told by every frame.
+    /// The journal in a file of this name. `generation` is a random number, told by every frame.
     pub fn new(
         disk: Disk,
         spawn: Spawn,
@@ -140,7 +141,7 @@ impl Journal {
             #[cfg(feature = "simulation")]
             forgets: std::cell::Cell::new(false),
             state: RefCell::new(State {
-                condition: Condition::Unmade,
+                condition: Condition::NotBegun,
                 file: None,
                 zones: Zones::new(generation, limits.zone_bytes),
                 zones_max: limits.zones_max,
@@ -167,6 +168,14 @@ impl Journal {
         return self.0.forgets.get();
         #[cfg(not(feature = "simulation"))]
         false
+    }
+
+    /// The journals of the last life are removed: from now on it is made when it is first wanted.
+    pub fn begin(&self) {
+        let mut state = self.0.state.borrow_mut();
+        if state.condition == Condition::NotBegun {
+            state.condition = Condition::Unmade;
+        }
     }
 
     /// From now on nothing goes through it, and no file of it comes to be. What is in it stays.
