@@ -690,7 +690,8 @@ impl Recovery<'_> {
                 more = limit == Offset(i64::MAX);
                 break;
             }
-            if !self.continues(segment, header, batch) {
+            let is_whole = self.context.trusts_journal() || self.is_whole(header, batch);
+            if !is_whole || !self.continues(segment, header) {
                 break;
             }
             index_batch(segment, header, self.settings.index_interval_bytes);
@@ -780,7 +781,7 @@ impl Recovery<'_> {
                 break;
             };
             let batch = scanner.bytes(position, header.size as usize).await?;
-            if !self.continues(&segment, &header, &batch) {
+            if !self.is_whole(&header, &batch) || !self.continues(&segment, &header) {
                 break;
             }
             self.report.scanned_bytes += batch.len() as u64;
@@ -808,7 +809,12 @@ impl Recovery<'_> {
         Ok(segment)
     }
 
-    fn continues(&self, segment: &Segment, header: &Header, batch: &[u8]) -> bool {
+    fn is_whole(&self, header: &Header, batch: &[u8]) -> bool {
+        batch.len() == header.size as usize
+            && (self.context.skips_checksums() || header.checksum_fits(batch))
+    }
+
+    fn continues(&self, segment: &Segment, header: &Header) -> bool {
         let indexes = segment.indexes.borrow();
         let indexes = indexes.as_ref().expect("being built");
         let expected = segment.next_offset.get();
@@ -816,10 +822,7 @@ impl Recovery<'_> {
             true => header.base_offset >= expected,
             false => header.base_offset == expected,
         };
-        follows
-            && batch.len() == header.size as usize
-            && indexes.offsets.can_hold(header.last_offset())
-            && (self.context.skips_checksums() || header.checksum_fits(batch))
+        follows && indexes.offsets.can_hold(header.last_offset())
     }
 
     /// Bytes from `position` on up to the last that is not zero.

@@ -64,8 +64,8 @@ impl Log {
         Ok(removed.len())
     }
 
-    /// The segment behind `last` may have no file yet. Where it begins must be seen in the folder before all
-    /// others are gone.
+    /// Of the segment behind `last` perhaps only the journal knows yet. Where it begins must be seen in the folder
+    /// before all others are gone.
     async fn keep_a_file_behind(&self, last: &Segment) -> Result<(), LogError> {
         let next = {
             let state = self.state.borrow();

@@ -156,6 +156,13 @@ impl LogContext {
         false
     }
 
+    pub(super) fn trusts_journal(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.sabotage == Sabotage::TrustJournal;
+        #[cfg(not(feature = "simulation"))]
+        false
+    }
+
     pub(super) fn skips_checksums(&self) -> bool {
         #[cfg(feature = "simulation")]
         return self.sabotage == Sabotage::SkipChecksums;
