@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::journal::{Journal, JournalKey, JournalLimits, replay};
 use super::*;
 use crate::io::{Disk, ring};
 use crate::protocol::{Part, Records};
@@ -268,4 +269,75 @@ async fn aborted_are_found(log: &Log) {
     assert_eq!(aborted(0, 19).await, [(6, 3), (7, 9), (7, 15)]);
     assert_eq!(aborted(5, 9).await, [(6, 3)]);
     assert_eq!(aborted(6, 9).await, []);
+}
+
+/// What the journal has of a log and the segments lack must be read, survive without them, and go with it.
+#[test]
+fn small_appends_are_durable_in_the_journal_before_they_are_in_their_segments() {
+    let folder = folder();
+    let root = folder.path().to_owned();
+    on_glommio(async move || {
+        let key = |index: i32| JournalKey {
+            topic_id: crate::protocol::Uuid([1; 16]),
+            partition: crate::ids::PartitionIndex(index),
+        };
+        let mut context = context(1 << 20);
+        let (disk, spawn) = (context.disk.clone(), context.spawn.clone());
+        let path = replay::path_of(&root, 0);
+        let limits = JournalLimits::default();
+        context.journal = Some(Journal::new(disk.clone(), spawn, path.clone(), 7, limits));
+        let mut logs = Vec::new();
+        for index in 0..3 {
+            let dir = root.join(format!("t-{index}"));
+            let settings = LogSettings::default();
+            let log = Log::create(context.clone(), dir, None, settings, 0);
+            logs.push(log.await.unwrap());
+            logs[index].use_journal(key(index as i32));
+        }
+        // The first appends go straight into the segments, until the journal is made.
+        let is_behind = |log: &Log| log.state.borrow().stored_end < log.durable_end();
+        let mut ends = [Offset(0); 3];
+        while !logs.iter().all(|log| is_behind(log)) {
+            for (log, end) in logs.iter().zip(&mut ends) {
+                *end = log
+                    .append(&batch(2, 500, 1_000), LeaderEpoch(0), 0)
+                    .unwrap()
+                    .last_offset
+                    .plus(1);
+            }
+            for (log, end) in logs.iter().zip(ends) {
+                log.wait_until(|state| state.durable_end >= end)
+                    .await
+                    .unwrap();
+                assert_eq!(read_all(log, Offset(0)).await, end);
+            }
+        }
+        assert!(path.exists());
+        // A reader that may have nothing in memory gets a range of the file, which is written for it.
+        let last = ends[0].plus(-1);
+        let cold = logs[0]
+            .read_within(last, ends[0], 10_000, true, 0)
+            .await
+            .unwrap();
+        assert_eq!((cold.memory_len(), cold.len()), (0, 561));
+        drop(logs);
+
+        let journaled = replay::read(&disk, &root).await.unwrap();
+        for (index, end) in ends.into_iter().enumerate() {
+            let opening = Opening {
+                journaled: journaled[&key(index as i32)].clone(),
+                ..Opening::default()
+            };
+            let dir = root.join(format!("t-{index}"));
+            let opened = Log::open(context.clone(), dir, LogSettings::default(), opening, 0);
+            let (log, recovered) = opened.await.unwrap();
+            assert_eq!(log.end_offset(), end);
+            assert_eq!(recovered.journaled_bytes > 0, index != 0);
+            assert_eq!(read_all(&log, Offset(0)).await, end);
+        }
+        replay::discard(&disk, &root, &journaled, &[])
+            .await
+            .unwrap();
+        assert!(!path.exists());
+    });
 }
