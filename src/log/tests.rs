@@ -285,7 +285,9 @@ fn small_appends_are_durable_in_the_journal_before_they_are_in_their_segments() 
         let (disk, spawn) = (context.disk.clone(), context.spawn.clone());
         let path = replay::path_of(&root, 0);
         let limits = JournalLimits::default();
-        context.journal = Some(Journal::new(disk.clone(), spawn, path.clone(), 7, limits));
+        let journal = Journal::new(disk.clone(), spawn, path.clone(), 7, limits);
+        journal.begin();
+        context.journal = Some(journal);
         let mut logs = Vec::new();
         for index in 0..3 {
             let dir = root.join(format!("t-{index}"));

@@ -11,6 +11,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "lib")]
@@ -206,6 +207,14 @@ def groups(tools: Tools):
     check("g" not in command("--list").split(), "deleted")
 
 
+def within_seconds(seconds: float, look):
+    """What `look` answers as soon as it is something, or its last answer."""
+    deadline = time.monotonic() + seconds
+    while not (answer := look()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
+
+
 def group_log(tools: Tools):
     """The log of offsets as Kafka's own tools read it: a live group, its commits, and their end."""
     tools.run("TopicCommand", "--create", "--topic", "glog", "--partitions", "1")
@@ -213,17 +222,26 @@ def group_log(tools: Tools):
     consumed = tools.run("consumer.ConsoleConsumer", "--topic", "glog", "--group", "logged", "--max-messages", "2", "--from-beginning")
     check(consumed.split() == ["a", "b"], consumed)
     tools.run("consumer.group.ConsumerGroupCommand", "--delete", "--group", "logged")
-    partition = next(p for p in range(50) if (tools.server.data / f"__consumer_offsets-{p}").exists()
-                     and b"logged" in (tools.server.data / f"__consumer_offsets-{p}" / ("0" * 20 + ".log")).read_bytes())
-    log = tools.server.data / f"__consumer_offsets-{partition}" / ("0" * 20 + ".log")
-    # Behind the last batch a segment that is being written is zeroes, at which the dump tool stops.
-    data, end = log.read_bytes(), 0
-    while len(data) >= end + 12 and (length := int.from_bytes(data[end + 8:end + 12])) > 0:
-        end += 12 + length
-    copy = tools.server.directory / log.parent.name / log.name
-    copy.parent.mkdir()
-    copy.write_bytes(data[:end])
-    dumped = tools.run("DumpLogSegments", "--offsets-decoder", "--files", str(copy), bootstrap=False)
+    def segments():
+        return {p: log for p in range(50) if (log := tools.server.data / f"__consumer_offsets-{p}" / ("0" * 20 + ".log")).exists()}
+
+    def dump():
+        """Behind the last batch a segment that is being written is zeroes, at which the dump tool stops."""
+        log, end = segments()[partition], 0
+        data = log.read_bytes()
+        while len(data) >= end + 12 and (length := int.from_bytes(data[end + 8:end + 12])) > 0:
+            end += 12 + length
+        copy = tools.server.directory / log.parent.name / log.name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(data[:end])
+        return tools.run("DumpLogSegments", "--offsets-decoder", "--files", str(copy), bootstrap=False)
+
+    # What is acknowledged may be in the journal alone; the segments follow within seconds.
+    found = within_seconds(20, lambda: [p for p, log in segments().items() if b"logged" in log.read_bytes()])
+    check(len(found) == 1, f"the group's log is {found}")
+    partition = found[0]
+    ended = r'"group":"logged"\}\} payload: <DELETE>'
+    dumped = within_seconds(20, lambda: text if re.search(ended, text := dump()) else None) or dump()
     has(dumped, r'"type":"2","data":\{"group":"logged"\}\} payload: \{"version":"3","data":\{"protocolType":"","generation":0,"protocol":null',
         r'"protocolType":"consumer","generation":1,"protocol":"range".*"subscription":\{"topics":\["glog"\]',
         r'"type":"1","data":\{"group":"logged","topic":"glog","partition":0\}\} payload: \{"version":"4","data":\{"offset":2,"leaderEpoch":0',

@@ -167,6 +167,7 @@ impl World {
             disk.sync_dir(Path::new("/")).await
         };
         life.executor.run(prepare).expect("no faults yet");
+        begin_journals(&life.contexts);
         for index in 0..self.topics.len() {
             self.create(&mut life, index)?;
         }
@@ -712,6 +713,13 @@ impl World {
     }
 }
 
+fn begin_journals(contexts: &[LogContext]) {
+    let journals = contexts
+        .iter()
+        .filter_map(|context| context.journal.as_ref());
+    journals.for_each(Journal::begin);
+}
+
 type SharedModel = Rc<RefCell<Model>>;
 
 fn check_log(executor: &mut Executor, checked: &SharedModel, log: &Rc<Log>) -> Result<(), String> {
@@ -932,6 +940,7 @@ impl Start {
         replay::discard(&self.disk, &root(), &folder.journaled, &missing)
             .await
             .map_err(told("discarding journals"))?;
+        begin_journals(&self.contexts);
         if folder.clean.is_none() {
             let rows = Checkpoints {
                 disk: self.disk.clone(),
