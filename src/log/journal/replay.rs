@@ -13,10 +13,11 @@ use super::frame::{
 };
 use crate::io::{BLOCK, Disk, Mode, entropy};
 
-/// All journals' files begin so. Apache Kafka looks at no such file.
-const PREFIX: &str = "coati-journal-";
+/// All journals' files begin so. Apache Kafka looks at no such file, and no partition's folder, which ends in `-` and a
+/// number, can have the name of one.
+const PREFIX: &str = "coati-journal.";
 /// What was journaled for logs that could not be opened.
-const KEPT: &str = "coati-journal-kept";
+const KEPT: &str = "coati-journal.kept";
 
 /// What the journals of a data folder hold, by log, oldest first.
 pub type Journaled = BTreeMap<JournalKey, Vec<JournaledRun>>;
@@ -48,7 +49,7 @@ pub async fn read_trusting(disk: &Disk, root: &Path) -> io::Result<Journaled> {
 async fn read_all(disk: &Disk, root: &Path, trusting: bool) -> io::Result<Journaled> {
     let mut journaled = Journaled::new();
     for path in files(disk, root).await? {
-        if path.extension().is_some() {
+        if path.extension().is_some_and(|extension| extension == "tmp") {
             continue; // Was being written.
         }
         for frame in read_frames(disk, &path, trusting).await? {
