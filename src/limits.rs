@@ -42,8 +42,11 @@ pub const SEND_BYTES: usize = 1 << 20;
 /// Bytes appended to one log and not yet written from which on acks=0 produces count as in progress.
 pub const UNWRITTEN_BYTES_MAX: usize = 4 << 20;
 
-/// Bytes of one log that go through its core's journal at once; more go straight into its segment.
+/// Bytes of one append that goes through its core's journal; a larger one is worth a write of its segment.
 pub const JOURNAL_APPEND_BYTES_MAX: usize = 32 << 10;
+
+/// Bytes of one log that go through the journal at once; where more wait, all go straight into the segment.
+pub const JOURNAL_ENTRY_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of one write into a journal.
 pub const JOURNAL_FRAME_BYTES_MAX: usize = 1 << 20;
@@ -111,7 +114,8 @@ pub const GROUPS_PER_COORDINATOR_MAX: usize = 100_000;
 pub const COORDINATOR_LOAD_BYTES: usize = 1 << 20;
 
 const _: () = assert!(GROUP_METADATA_BYTES_MAX >= MEMBER_METADATA_BYTES_MAX);
-const _: () = assert!(JOURNAL_APPEND_BYTES_MAX < JOURNAL_FRAME_BYTES_MAX);
+const _: () = assert!(JOURNAL_APPEND_BYTES_MAX <= JOURNAL_ENTRY_BYTES_MAX);
+const _: () = assert!(JOURNAL_ENTRY_BYTES_MAX < JOURNAL_FRAME_BYTES_MAX);
 const _: () = assert!(JOURNAL_FRAME_BYTES_MAX <= JOURNAL_ZONE_BYTES as usize);
 const _: () = assert!((BEHIND_BYTES_MAX as usize) < UNWRITTEN_BYTES_MAX);
 const _: () = assert!(COLD_READ_BYTES >= YIELD_BYTES);

@@ -221,11 +221,12 @@ impl World {
             };
         }
         if self.random.chance(7, 8) {
-            let append_bytes_max = 1_usize << (8 + self.random.below(7));
+            let entry_bytes_max = 1_usize << (8 + self.random.below(7));
             let frame_bytes_max =
-                (append_bytes_max + 1).next_multiple_of(BLOCK) << self.random.below(3);
+                (entry_bytes_max + 1).next_multiple_of(BLOCK) << self.random.below(3);
             let limits = JournalLimits {
-                append_bytes_max,
+                append_bytes_max: entry_bytes_max >> self.random.below(3),
+                entry_bytes_max,
                 frame_bytes_max,
                 zone_bytes: (frame_bytes_max as u32) << self.random.below(3),
                 zones_max: 1 + self.random.below(4) as usize,

@@ -54,7 +54,7 @@ impl Log {
     /// Sends off `bytes` that were just appended. Where durability comes from is decided here and nowhere else.
     pub(in crate::log) fn send_off(self: &Rc<Self>, bytes: usize) {
         self.state.borrow_mut().journaling.unsent_bytes += bytes;
-        match self.choose_way() {
+        match self.choose_way(bytes) {
             Way::Segment => self.go_straight(),
             Way::Journal => {
                 let is_queued =
@@ -67,7 +67,7 @@ impl Log {
         }
     }
 
-    fn choose_way(&self) -> Way {
+    fn choose_way(&self, bytes: usize) -> Way {
         let Some(journal) = &self.context.journal else {
             return Way::Segment;
         };
@@ -75,7 +75,8 @@ impl Log {
             let state = self.state.borrow();
             let journaling = &state.journaling;
             journaling.key.is_some()
-                && journaling.unsent_bytes <= journal.0.limits.append_bytes_max
+                && bytes <= journal.0.limits.append_bytes_max
+                && journaling.unsent_bytes <= journal.0.limits.entry_bytes_max
                 && state.durable_end >= state.straight_end
         };
         match is_small && journal.is_ready() {

@@ -45,8 +45,10 @@ const SETTLING_MAX: usize = 8;
 /// What a journal keeps to.
 #[derive(Clone, Copy, Debug)]
 pub struct JournalLimits {
-    /// Bytes of one log that go through the journal at once.
+    /// Bytes of one append that goes through the journal.
     pub append_bytes_max: usize,
+    /// Bytes of one log that go through the journal at once.
+    pub entry_bytes_max: usize,
     /// Bytes of one write.
     pub frame_bytes_max: usize,
     pub zone_bytes: u32,
@@ -57,6 +59,7 @@ impl Default for JournalLimits {
     fn default() -> JournalLimits {
         JournalLimits {
             append_bytes_max: limits::JOURNAL_APPEND_BYTES_MAX,
+            entry_bytes_max: limits::JOURNAL_ENTRY_BYTES_MAX,
             frame_bytes_max: limits::JOURNAL_FRAME_BYTES_MAX,
             zone_bytes: limits::JOURNAL_ZONE_BYTES,
             zones_max: limits::JOURNAL_ZONES_MAX,
@@ -128,7 +131,7 @@ impl Journal {
         generation: u64,
         limits: JournalLimits,
     ) -> Journal {
-        let least = FRAME_HEADER_BYTES + ENTRY_HEADER_BYTES + limits.append_bytes_max;
+        let least = FRAME_HEADER_BYTES + ENTRY_HEADER_BYTES + limits.entry_bytes_max;
         assert!(least <= limits.frame_bytes_max && limits.frame_bytes_max.is_multiple_of(BLOCK));
         assert!(limits.frame_bytes_max <= limits.zone_bytes as usize);
         assert!((limits.zone_bytes as usize).is_multiple_of(BLOCK));
@@ -216,7 +219,9 @@ impl Journal {
             };
             let file = self.0.state.borrow().file.clone();
             let file = file.expect("a journal that gathers is ready");
+            let began = stages::begin();
             let written = file.write_at(vec![gathered.bytes], gathered.position).await;
+            stages::end(Stage::Journal, began);
             if let Err(error) = written {
                 let lost = gathered.runs.into_iter().map(|(log, _)| log).collect();
                 return self.fail("writing the journal", &error, lost);
