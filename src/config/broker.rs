@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::coordinator::consumer::assignor::Assignor;
+use crate::coordinator::{Bounded, ConsumerSettings};
 use super::{
     AdminListener, ConfigError, DynamicConfigs, Layers, Listener, Settings, TopicConfig, Value,
     admin, definitions,
@@ -138,7 +140,7 @@ impl BrokerConfig {
                 .then(|| values.number("offsets.topic.replication.factor")),
             offsets_topic_segment_bytes: values.number("offsets.topic.segment.bytes"),
             offsets_topic_codec: codec(&values, "offsets.topic.compression.codec")?,
-            groups: groups(&values),
+            groups: groups(&values)?,
             transaction_topic_partitions: values.number("transaction.state.log.num.partitions"),
             transaction_topic_replication_factor: values
                 .number("transaction.state.log.replication.factor"),
@@ -200,6 +202,15 @@ impl BrokerConfig {
     }
 }
 
+impl BrokerConfig {
+    /// What coordinators are told, with what was set since the broker started. What has become impossible by then does
+    /// not count.
+    pub fn groups_with(&self, dynamic: &DynamicConfigs) -> coordinator::Settings {
+        let groups = groups(&Values(self.layers(dynamic)));
+        groups.unwrap_or_else(|_| self.groups.clone())
+    }
+}
+
 /// Compression types by the numbers they have in batches.
 fn codec(values: &Values<'_>, name: &str) -> Result<Codec, ConfigError> {
     let id: i16 = values.number(name);
@@ -210,9 +221,9 @@ fn codec(values: &Values<'_>, name: &str) -> Result<Codec, ConfigError> {
     })
 }
 
-fn groups(values: &Values<'_>) -> coordinator::Settings {
+fn groups(values: &Values<'_>) -> Result<coordinator::Settings, ConfigError> {
     let retention_minutes: i64 = values.number("offsets.retention.minutes");
-    coordinator::Settings {
+    Ok(coordinator::Settings {
         initial_rebalance_delay_ms: values.number("group.initial.rebalance.delay.ms"),
         session_timeout_min_ms: values.number("group.min.session.timeout.ms"),
         session_timeout_max_ms: values.number("group.max.session.timeout.ms"),
@@ -220,8 +231,60 @@ fn groups(values: &Values<'_>) -> coordinator::Settings {
         offset_metadata_max: values.number("offset.metadata.max.bytes"),
         offsets_retention_ms: retention_minutes * 60_000,
         retention_check_interval_ms: values.number("offsets.retention.check.interval.ms"),
+        consumer: consumer_groups(values)?,
         ..coordinator::Settings::default()
+    })
+}
+
+fn consumer_groups(values: &Values<'_>) -> Result<ConsumerSettings, ConfigError> {
+    let setting = |name: &str| format!("group.consumer.{name}");
+    let bounded = |name: &str| {
+        let bounds = Bounded {
+            default: values.number(&setting(name)),
+            min: values.number(&setting(&format!("min.{name}"))),
+            max: values.number(&setting(&format!("max.{name}"))),
+        };
+        match (bounds.min..=bounds.max).contains(&bounds.default) {
+            true => Ok(bounds),
+            false => Err(ConfigError::Invalid(format!(
+                "group.consumer.{name}={} must be from group.consumer.min.{name}={} to group.consumer.max.{name}={}",
+                bounds.default, bounds.min, bounds.max
+            ))),
+        }
+    };
+    let names = values.list(&setting("assignors"));
+    let assignors = names.iter().map(|name| {
+        Assignor::from_name(name).ok_or_else(|| {
+            ConfigError::Invalid(format!(
+                "group.consumer.assignors: {name} is neither uniform nor range, and Java classes cannot be loaded"
+            ))
+        })
+    });
+    let assignors: Vec<Assignor> = assignors.collect::<Result<_, _>>()?;
+    if assignors.is_empty() {
+        let reason = "group.consumer.assignors must name at least one assignor";
+        return Err(ConfigError::Invalid(reason.into()));
     }
+    let policy = values.text(&setting("migration.policy")).unwrap_or_default();
+    let policy = policy.to_ascii_lowercase();
+    let protocols = values.list("group.coordinator.rebalance.protocols");
+    let settings = ConsumerSettings {
+        is_served: protocols.iter().any(|protocol| protocol == "consumer"),
+        assignors,
+        group_size_max: values.number(&setting("max.size")),
+        may_upgrade: matches!(policy.as_str(), "upgrade" | "bidirectional"),
+        may_downgrade: matches!(policy.as_str(), "downgrade" | "bidirectional"),
+        regex_refresh_interval_ms: values.number(&setting("regex.refresh.interval.ms")),
+        session_timeout_ms: bounded("session.timeout.ms")?,
+        heartbeat_interval_ms: bounded("heartbeat.interval.ms")?,
+        assignment_interval_ms: bounded("assignment.interval.ms")?,
+    };
+    if settings.heartbeat_interval_ms.default >= settings.session_timeout_ms.default {
+        let reason =
+            "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms";
+        return Err(ConfigError::Invalid(reason.into()));
+    }
+    Ok(settings)
 }
 
 /// `max.connections.per.ip.overrides`: addresses, each with `:` and a number behind it.

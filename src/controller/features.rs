@@ -21,11 +21,17 @@ pub struct FeatureRange {
     pub initial: i16,
 }
 
-/// What ApiVersions tells. Only levels that are served: groups, transactions and share groups
+/// What ApiVersions tells. Only levels that are served: transactions and share groups
 /// bring theirs when they work; records are written at one metadata version.
-pub const SUPPORTED_FEATURES: [FeatureRange; 2] = [
+pub const SUPPORTED_FEATURES: [FeatureRange; 3] = [
     FeatureRange {
         name: "eligible.leader.replicas.version",
+        min: 0,
+        max: 1,
+        initial: 1,
+    },
+    FeatureRange {
+        name: GROUP_VERSION,
         min: 0,
         max: 1,
         initial: 1,
@@ -38,6 +44,8 @@ pub const SUPPORTED_FEATURES: [FeatureRange; 2] = [
     },
 ];
 
+/// Which group protocols there are: 1 has that of KIP-848.
+pub const GROUP_VERSION: &str = "group.version";
 pub(super) const METADATA_VERSION: &str = "metadata.version";
 pub(super) const METADATA_VERSIONS: RangeInclusive<i16> = 33..=33;
 

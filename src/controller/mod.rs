@@ -40,7 +40,7 @@ mod topics;
 
 pub use configs::ResourceType;
 pub use entropy::Entropy;
-pub use features::{FeatureRange, SUPPORTED_FEATURES};
+pub use features::{FeatureRange, GROUP_VERSION, SUPPORTED_FEATURES};
 pub use image::{
     BrokerRegistration, ControllerRegistration, Endpoint, ImageError, MetadataDelta, MetadataImage,
     PartitionImage, TopicImage,

@@ -1,5 +1,6 @@
 //! Owns what administrators ask of groups: list, describe, delete, and reading and deleting offsets.
 
+use crate::protocol::messages::consumer_group_describe_response;
 use crate::protocol::messages::describe_groups_response::DescribedGroup;
 use crate::protocol::messages::list_groups_response::ListedGroup;
 use crate::protocol::messages::offset_delete_response::{
@@ -22,8 +23,19 @@ impl Coordinator {
     pub(super) fn fetch_offsets(
         &self,
         group: Str,
+        member: Option<&Str>,
+        member_epoch: i32,
         topics: Option<&[OffsetFetchRequestTopics]>,
     ) -> OffsetFetchResponseGroup {
+        if let Some(Group::Consumer(consumer)) = self.groups.get(&group)
+            && let Err(error) = consumer.check_fetch(member, member_epoch)
+        {
+            return OffsetFetchResponseGroup {
+                group_id: group,
+                error_code: error.code(),
+                ..OffsetFetchResponseGroup::default()
+            };
+        }
         OffsetFetchResponseGroup {
             topics: self.offsets.fetch(&group, topics),
             group_id: group,
@@ -40,6 +52,7 @@ impl Coordinator {
             _ if request.group_id.is_empty() => Err(ErrorCode::InvalidGroupId),
             None => Err(ErrorCode::GroupIdNotFound),
             Some(group @ Group::Classic(classic)) => classic.check_offset_delete().map(|()| group),
+            Some(group @ Group::Consumer(_)) => Ok(group),
         };
         let group = match checked {
             Ok(group) => group,
@@ -81,17 +94,47 @@ impl Coordinator {
     pub(super) fn describe(&self, id: &Str, version: i16) -> DescribedGroup {
         let error = match self.groups.get(id) {
             Some(Group::Classic(group)) => return group.describe(),
-            None if version >= NOT_FOUND_SINCE => ErrorCode::GroupIdNotFound,
-            None => ErrorCode::None,
+            Some(Group::Consumer(_)) | None if version >= NOT_FOUND_SINCE => ErrorCode::GroupIdNotFound,
+            Some(Group::Consumer(_)) | None => ErrorCode::None,
         };
         DescribedGroup {
             error_code: error.code(),
             error_message: (error == ErrorCode::GroupIdNotFound)
-                .then(|| Str::from(format!("Group {id} not found."))),
+                .then(|| self.no_group_of_type(id, "classic")),
             group_id: id.clone(),
             group_state: Str::from(DEAD),
             ..DescribedGroup::default()
         }
+    }
+
+    pub(super) fn describe_consumer(
+        &self,
+        id: &Str,
+    ) -> consumer_group_describe_response::DescribedGroup {
+        let (error, message) = match self.groups.get(id) {
+            _ if id.is_empty() => (ErrorCode::InvalidGroupId, None),
+            Some(Group::Consumer(group)) => {
+                return group.describe(&self.image, &self.settings.consumer);
+            }
+            Some(Group::Classic(_)) | None => {
+                let message = self.no_group_of_type(id, "consumer");
+                (ErrorCode::GroupIdNotFound, Some(message))
+            }
+        };
+        consumer_group_describe_response::DescribedGroup {
+            error_code: error.code(),
+            error_message: message,
+            group_id: id.clone(),
+            ..Default::default()
+        }
+    }
+
+    /// How Kafka says that a group is not there, or is another.
+    fn no_group_of_type(&self, id: &Str, kind: &str) -> Str {
+        Str::from(match self.groups.contains_key(id) {
+            true => format!("Group {id} is not a {kind} group."),
+            false => format!("Group {id} not found."),
+        })
     }
 
     pub(super) fn delete_group(

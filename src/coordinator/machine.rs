@@ -1,9 +1,12 @@
 //! Owns the groups of one coordinator: which one a request is for, timers, expiry, and how all of it comes back from
 //! the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
+
+use crate::controller::{MetadataDelta, MetadataImage};
 
 use crate::ids::TimestampMs;
 use crate::limits::GROUPS_PER_COORDINATOR_MAX;
@@ -20,19 +23,22 @@ use crate::protocol::records::group::{
 };
 use crate::protocol::{ErrorCode, Str};
 
-use super::classic::{self, ClassicGroup, Effects};
+use super::classic::{self, ClassicGroup};
+use super::consumer::ConsumerGroup;
 use super::offsets::{self, Committed, Offsets};
 use super::records::{self, BadRecord, Record};
 use super::timers::{Timer, Timers};
-use super::{Actions, Answer, Join, Now, Request, Settings, Token};
+use super::{Actions, Answer, Effects, Join, Now, Request, Settings, Token};
 
-/// A commit in a request from this version on tells when its group is not there (KIP-848).
+/// A commit in a request from this version on knows member epochs, and is told when its group is not there (KIP-848).
 const GROUP_ID_NOT_FOUND_SINCE: i16 = 9;
 
 /// A group of some type.
 #[derive(Clone, Debug)]
 pub enum Group {
     Classic(ClassicGroup),
+    /// Of the consumer protocol (KIP-848).
+    Consumer(ConsumerGroup),
 }
 
 impl Group {
@@ -40,37 +46,43 @@ impl Group {
     pub fn type_name(&self) -> &'static str {
         match self {
             Group::Classic(_) => "classic",
+            Group::Consumer(_) => "consumer",
         }
     }
 
     pub fn state_name(&self) -> &'static str {
         match self {
             Group::Classic(group) => group.state().name(),
+            Group::Consumer(group) => group.state().name(),
         }
     }
 
     pub fn protocol_type(&self) -> Str {
         match self {
             Group::Classic(group) => group.protocol_type(),
+            Group::Consumer(_) => Str::from("consumer"),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Group::Classic(group) => group.state() == classic::State::Empty,
+            Group::Consumer(group) => group.is_empty(),
         }
     }
 
     pub(super) fn is_subscribed_to(&self, topic: &Str) -> bool {
         match self {
             Group::Classic(group) => group.is_subscribed_to(topic),
+            Group::Consumer(group) => group.is_subscribed_to(topic),
         }
     }
 
     /// What makes its own records, all of them, superseded.
-    pub(super) fn tombstones(&self) -> Record {
+    pub(super) fn tombstones(&self) -> Vec<Record> {
         match self {
-            Group::Classic(group) => Record::no_classic_group(group.id()),
+            Group::Classic(group) => vec![Record::no_classic_group(group.id())],
+            Group::Consumer(group) => group.tombstones(),
         }
     }
 }
@@ -81,6 +93,9 @@ pub struct Coordinator {
     pub(super) settings: Settings,
     pub(super) groups: BTreeMap<Str, Group>,
     pub(super) offsets: Offsets,
+    /// The cluster as the driver knows it.
+    pub(super) image: Arc<MetadataImage>,
+    new_topics_at: i64,
     timers: Timers,
 }
 
@@ -91,8 +106,56 @@ impl Coordinator {
             settings,
             groups: BTreeMap::new(),
             offsets: Offsets::default(),
+            image: Arc::new(MetadataImage::new(Str::EMPTY)),
+            new_topics_at: -1,
             timers: Timers::default(),
         }
+    }
+
+    /// The groups, and what they may see and change beside themselves.
+    pub(super) fn split<'a>(
+        &'a mut self,
+        now: Now,
+        out: &'a mut Actions,
+    ) -> (&'a mut BTreeMap<Str, Group>, Effects<'a>) {
+        let fx = Effects {
+            now,
+            settings: &self.settings,
+            image: &self.image,
+            new_topics_at: self.new_topics_at,
+            timers: &mut self.timers,
+            out,
+        };
+        (&mut self.groups, fx)
+    }
+
+    /// The cluster is another now; `None`: whatever may differ. To be told before the log is replayed to its end.
+    pub fn on_image(&mut self, image: Arc<MetadataImage>, delta: Option<&MetadataDelta>) {
+        let mut changed = BTreeSet::new();
+        let mut has_new_topics = self.new_topics_at == -1;
+        for id in delta.iter().flat_map(|delta| delta.changed_partitions.keys()) {
+            has_new_topics |= self.image.topic_by_id(*id).is_none();
+            changed.extend(image.topic_by_id(*id).map(|topic| topic.name.clone()));
+        }
+        let deleted = delta.iter().flat_map(|delta| delta.deleted_topics.values());
+        changed.extend(deleted.map(|topic| topic.name.clone()));
+        if has_new_topics {
+            self.new_topics_at = image.offset;
+        }
+        self.image = image;
+        if changed.is_empty() {
+            return;
+        }
+        for group in self.groups.values_mut() {
+            if let Group::Consumer(group) = group {
+                group.on_topics_changed(&changed);
+            }
+        }
+    }
+
+    /// Settings that may change while the broker runs have changed.
+    pub fn on_settings(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     /// Takes in a record of the log. Later ones supersede earlier ones.
@@ -134,10 +197,35 @@ impl Coordinator {
             (Key::GroupMetadata(key), Some(Value::GroupMetadata(value))) => {
                 self.replay_classic(&key.group, &value);
             }
-            // Of groups that are not coordinated here.
-            _ => {}
+            (Key::ConsumerGroupMetadata(key), None) => {
+                if let Some(Group::Consumer(_)) = self.groups.get(&key.group_id) {
+                    self.groups.remove(&key.group_id);
+                }
+            }
+            (key, value) => self.replay_consumer(&key, value.as_ref()),
         }
         Ok(())
+    }
+
+    fn replay_consumer(&mut self, key: &Key, value: Option<&Value>) {
+        let id = match key {
+            Key::ConsumerGroupMetadata(key) => &key.group_id,
+            Key::ConsumerGroupPartitionMetadata(key) => &key.group_id,
+            Key::ConsumerGroupMemberMetadata(key) => &key.group_id,
+            Key::ConsumerGroupTargetAssignmentMetadata(key) => &key.group_id,
+            Key::ConsumerGroupTargetAssignmentMember(key) => &key.group_id,
+            Key::ConsumerGroupCurrentMemberAssignment(key) => &key.group_id,
+            Key::ConsumerGroupRegularExpression(key) => &key.group_id,
+            // Of groups that are not coordinated here.
+            _ => return,
+        };
+        if let Some(Group::Consumer(group)) = self.groups.get_mut(id) {
+            group.replay(key, value);
+        } else if value.is_some() {
+            let mut group = ConsumerGroup::new(id.detach());
+            group.replay(key, value);
+            self.groups.insert(id.detach(), Group::Consumer(group));
+        }
     }
 
     #[cfg_attr(
@@ -169,15 +257,11 @@ impl Coordinator {
     /// The log has been replayed: time begins to count.
     pub fn on_loaded(&mut self, now: Now) -> Actions {
         let mut out = Actions::default();
-        let mut fx = Effects {
-            now,
-            settings: &self.settings,
-            timers: &mut self.timers,
-            out: &mut out,
-        };
-        for group in self.groups.values_mut() {
+        let (groups, mut fx) = self.split(now, &mut out);
+        for group in groups.values_mut() {
             match group {
                 Group::Classic(group) => group.on_loaded(&mut fx),
+                Group::Consumer(group) => group.on_loaded(&mut fx),
             }
         }
         self.schedule_retention(now);
@@ -222,6 +306,17 @@ impl Coordinator {
                 Timer::Sync { group } => {
                     self.with_classic(now, &mut out, &group, ClassicGroup::on_sync_timeout);
                 }
+                Timer::Member {
+                    group,
+                    member,
+                    timer,
+                } => self.on_member_timer(now, &mut out, &group, member, &timer),
+                Timer::Patterns { group } => {
+                    let (groups, mut fx) = self.split(now, &mut out);
+                    if let Some(Group::Consumer(group)) = groups.get_mut(&group) {
+                        group.look_patterns_up(&mut fx);
+                    }
+                }
             }
         }
         out
@@ -235,14 +330,10 @@ impl Coordinator {
         id: &Str,
         work: impl FnOnce(&mut ClassicGroup, &mut Effects<'_>) -> R,
     ) -> Option<R> {
-        let mut fx = Effects {
-            now,
-            settings: &self.settings,
-            timers: &mut self.timers,
-            out,
-        };
-        match self.groups.get_mut(id)? {
+        let (groups, mut fx) = self.split(now, out);
+        match groups.get_mut(id)? {
             Group::Classic(group) => Some(work(group, &mut fx)),
+            Group::Consumer(_) => None,
         }
     }
 
@@ -253,13 +344,22 @@ impl Coordinator {
             Request::Join(join) => self.join(now, &mut out, token, &join),
             Request::Sync(request) => self.sync(now, &mut out, token, &request),
             Request::Heartbeat(request) => self.heartbeat(now, &mut out, token, &request),
+            Request::ConsumerHeartbeat(beat) => {
+                self.consumer_heartbeat(now, &mut out, token, &beat);
+            }
             Request::Leave(request) => self.leave(now, &mut out, token, &request),
             Request::Commit { request, version } => {
                 let answer = self.commit(now, &mut out, &request, version);
                 out.answer(token, Answer::Commit(answer));
             }
-            Request::FetchOffsets { group, topics } => {
-                let fetched = self.fetch_offsets(group, topics.as_deref());
+            Request::FetchOffsets {
+                group,
+                member,
+                member_epoch,
+                topics,
+            } => {
+                let topics = topics.as_deref();
+                let fetched = self.fetch_offsets(group, member.as_ref(), member_epoch, topics);
                 out.answer(token, Answer::FetchedOffsets(fetched));
             }
             Request::DeleteOffsets(request) => {
@@ -269,6 +369,10 @@ impl Coordinator {
             Request::Describe { group, version } => {
                 let described = self.describe(&group, version);
                 out.answer(token, Answer::Described(described));
+            }
+            Request::DescribeConsumer { group } => {
+                let described = self.describe_consumer(&group);
+                out.answer(token, Answer::DescribedConsumer(described));
             }
             Request::Delete { group } => {
                 let deleted = self.delete_group(&group, &mut out.records);
@@ -298,6 +402,12 @@ impl Coordinator {
         if let Some(error) = error {
             return out.answer(token, refuse(error));
         }
+        self.clear_empty_consumer_group(now, out, &request.group_id);
+        if let Some(Group::Consumer(_)) = self.groups.get(&request.group_id) {
+            let joined = self.join_consumer_group(now, out, join);
+            let answer = joined.map_or_else(refuse, Answer::Join);
+            return out.answer(token, answer);
+        }
         let is_new = !self.groups.contains_key(&request.group_id);
         if is_new {
             self.exists_for_offsets(&request.group_id, now.wall_ms);
@@ -314,13 +424,19 @@ impl Coordinator {
     }
 
     /// The bound on groups that one partition may hold.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.groups.len() >= GROUPS_PER_COORDINATOR_MAX
     }
 
     fn sync(&mut self, now: Now, out: &mut Actions, token: Token, request: &SyncGroupRequest) {
         if request.group_id.is_empty() {
             return out.answer(token, classic::refused_sync(ErrorCode::InvalidGroupId));
+        }
+        let (groups, mut fx) = self.split(now, out);
+        if let Some(Group::Consumer(group)) = groups.get_mut(&request.group_id) {
+            let synced = group.sync(&mut fx, request);
+            let answer = synced.map_or_else(classic::refused_sync, Answer::Sync);
+            return out.answer(token, answer);
         }
         let found = self.with_classic(now, out, &request.group_id, |group, fx| {
             group.sync(fx, token, request);
@@ -331,14 +447,12 @@ impl Coordinator {
     }
 
     fn heartbeat(&mut self, now: Now, out: &mut Actions, token: Token, request: &HeartbeatRequest) {
-        let beaten = match request.group_id.is_empty() {
-            true => Err(ErrorCode::InvalidGroupId),
-            false => {
-                let beaten = self.with_classic(now, out, &request.group_id, |group, fx| {
-                    group.heartbeat(fx, request)
-                });
-                beaten.unwrap_or(Err(ErrorCode::UnknownMemberId))
-            }
+        let (groups, mut fx) = self.split(now, out);
+        let beaten = match groups.get_mut(&request.group_id) {
+            _ if request.group_id.is_empty() => Err(ErrorCode::InvalidGroupId),
+            Some(Group::Classic(group)) => group.heartbeat(&mut fx, request),
+            Some(Group::Consumer(group)) => group.classic_heartbeat(&mut fx, request),
+            None => Err(ErrorCode::UnknownMemberId),
         };
         let error = beaten.err().unwrap_or(ErrorCode::None);
         out.answer(token, Answer::Heartbeat(error));
@@ -348,6 +462,11 @@ impl Coordinator {
         let mut answer = LeaveGroupResponse::default();
         if request.group_id.is_empty() {
             answer.error_code = ErrorCode::InvalidGroupId.code();
+            return out.answer(token, Answer::Leave(answer));
+        }
+        if let Some(Group::Consumer(_)) = self.groups.get(&request.group_id) {
+            let (id, members) = (&request.group_id, &request.members);
+            answer.members = self.leave_consumer_group(now, out, id, members);
             return out.answer(token, Answer::Leave(answer));
         }
         let left = self.with_classic(now, out, &request.group_id, |group, fx| {
@@ -429,6 +548,19 @@ impl Coordinator {
                 request.group_instance_id.as_ref(),
                 generation,
             ),
+            Some(Group::Consumer(group)) => {
+                let told = offsets::each(&request.topics);
+                let stored = told.filter(|(_, partition)| {
+                    !offsets::is_too_long(partition, self.settings.offset_metadata_max)
+                });
+                let is_new_enough = version >= GROUP_ID_NOT_FOUND_SINCE;
+                group.check_commit(
+                    &request.member_id,
+                    generation,
+                    is_new_enough,
+                    stored.map(|(topic, partition)| (topic.topic_id, partition.partition_index)),
+                )
+            }
             None if generation >= 0 && version >= GROUP_ID_NOT_FOUND_SINCE => {
                 Err(ErrorCode::GroupIdNotFound)
             }
@@ -445,6 +577,7 @@ impl Coordinator {
         for (id, group) in &self.groups {
             let expiry = match group {
                 Group::Classic(group) => group.expiry(),
+                Group::Consumer(_) => Some(offsets::Expiry::SinceCommit),
             };
             if let Some(expiry) = expiry {
                 let is_subscribed = |topic: &Str| group.is_subscribed_to(topic);
@@ -469,7 +602,7 @@ impl Coordinator {
 
     pub(super) fn forget_group(&mut self, id: &Str, records: &mut Vec<Record>) {
         if let Some(group) = self.groups.remove(id) {
-            records.push(group.tombstones());
+            records.extend(group.tombstones());
         }
     }
 

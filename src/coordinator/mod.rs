@@ -23,35 +23,45 @@
 //! assert_eq!(coordinator.next_due(), None); // When it is time: `on_time`.
 //! ```
 //!
-//! `machine` finds the group of a request; a group is of a type, of which `classic` is the first. `offsets` are
-//! stored for groups of any type.
+//! `machine` finds the group of a request; a group is of a type: `classic` and `consumer`, which may turn into each
+//! other. `offsets` are stored for groups of any type.
 
 mod admin;
 pub mod classic;
+pub mod consumer;
+mod effects;
 mod machine;
 mod offsets;
 mod records;
 mod routing;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod timers;
 
 use crate::ids::TimestampMs;
+use crate::protocol::messages::consumer_group_describe_response;
 use crate::protocol::messages::describe_groups_response::DescribedGroup;
 use crate::protocol::messages::list_groups_response::ListedGroup;
 use crate::protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
 use crate::protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use crate::protocol::messages::{
-    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
+    ConsumerGroupHeartbeatResponse, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
     OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
     SyncGroupRequest, SyncGroupResponse,
 };
 use crate::protocol::{ErrorCode, Str};
 
+use effects::Effects;
+
+pub use consumer::Beat;
 pub use machine::{Coordinator, Group};
 pub use offsets::Committed;
 pub use records::{BadRecord, Record};
 pub use routing::partition_of;
+#[cfg(feature = "simulation")]
+pub use settings::Sabotage;
+pub use settings::{Bounded, ConsumerSettings, Settings};
 
 /// The topic whose partitions are the coordinators' logs.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -68,59 +78,6 @@ pub struct Now {
 /// A request that waits for its answer; the driver's own number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
-
-/// What a coordinator is told from outside, under Kafka's names.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
-    /// `group.initial.rebalance.delay.ms`
-    pub initial_rebalance_delay_ms: i64,
-    /// `group.min.session.timeout.ms`, `group.max.session.timeout.ms`
-    pub session_timeout_min_ms: i32,
-    pub session_timeout_max_ms: i32,
-    /// `group.max.size`
-    pub group_size_max: usize,
-    /// `offset.metadata.max.bytes`
-    pub offset_metadata_max: usize,
-    /// `offsets.retention.minutes`
-    pub offsets_retention_ms: i64,
-    /// `offsets.retention.check.interval.ms`
-    pub retention_check_interval_ms: i64,
-    /// `max.message.bytes` of the topic: a record that is larger cannot be written.
-    pub batch_bytes_max: usize,
-    #[cfg(feature = "simulation")]
-    pub sabotage: Sabotage,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            initial_rebalance_delay_ms: 3000,
-            session_timeout_min_ms: 6000,
-            session_timeout_max_ms: 1_800_000,
-            group_size_max: i32::MAX as usize,
-            offset_metadata_max: 4096,
-            offsets_retention_ms: 7 * 24 * 3_600_000,
-            retention_check_interval_ms: 600_000,
-            batch_bytes_max: 1_048_588,
-            #[cfg(feature = "simulation")]
-            sabotage: Sabotage::None,
-        }
-    }
-}
-
-/// A fault planted on purpose, to see whether the simulation finds it.
-#[cfg(feature = "simulation")]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Sabotage {
-    #[default]
-    None,
-    /// Commits are taken from any member id and generation.
-    NoFencing,
-    /// Loading leaves out the members' assignments.
-    ForgetsAssignments,
-    /// The assignments of a leader of an older generation are taken.
-    OldLeaderAssigns,
-}
 
 /// Who sends a request, as members are described.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -146,6 +103,7 @@ pub enum Request {
     Join(Join),
     Sync(SyncGroupRequest),
     Heartbeat(HeartbeatRequest),
+    ConsumerHeartbeat(Beat),
     /// With the members as version 3 and later name them.
     Leave(LeaveGroupRequest),
     /// Of partitions that exist, with the topics' ids and names.
@@ -155,6 +113,9 @@ pub enum Request {
     },
     FetchOffsets {
         group: Str,
+        /// Who asks, of a consumer group; -1 and nobody: no member.
+        member: Option<Str>,
+        member_epoch: i32,
         /// `None`: of all there are.
         topics: Option<Vec<OffsetFetchRequestTopics>>,
     },
@@ -163,6 +124,9 @@ pub enum Request {
     Describe {
         group: Str,
         version: i16,
+    },
+    DescribeConsumer {
+        group: Str,
     },
     Delete {
         group: Str,
@@ -180,11 +144,13 @@ pub enum Answer {
     Join(JoinGroupResponse),
     Sync(SyncGroupResponse),
     Heartbeat(ErrorCode),
+    ConsumerHeartbeat(ConsumerGroupHeartbeatResponse),
     Leave(LeaveGroupResponse),
     Commit(OffsetCommitResponse),
     FetchedOffsets(OffsetFetchResponseGroup),
     DeletedOffsets(OffsetDeleteResponse),
     Described(DescribedGroup),
+    DescribedConsumer(consumer_group_describe_response::DescribedGroup),
     Deleted(ErrorCode),
     Listed(Vec<ListedGroup>),
 }

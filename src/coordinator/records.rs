@@ -41,7 +41,7 @@ impl Record {
         OVERHEAD + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
 
-    fn new(key: impl Into<Key>, value: Option<(Value, i16)>) -> Record {
+    pub(super) fn new(key: impl Into<Key>, value: Option<(Value, i16)>) -> Record {
         let encoded = "a coordinator's records fit their formats";
         Record {
             key: key.into().encode().expect(encoded),

@@ -166,12 +166,14 @@ impl World {
     }
 
     fn group(&self) -> &classic::ClassicGroup {
-        let (_, Group::Classic(group)) = self.coordinator.groups().next().expect("a group");
+        let Some((_, Group::Classic(group))) = self.coordinator.groups().next() else {
+            panic!("no classic group");
+        };
         group
     }
 
     fn reloaded(&self) -> Coordinator {
-        let mut loaded = Coordinator::new(*self.coordinator.settings());
+        let mut loaded = Coordinator::new(self.coordinator.settings().clone());
         for record in &self.log {
             let replayed = loaded.replay(Some(&record.key), record.value.as_ref());
             replayed.expect("its own records");
@@ -192,7 +194,10 @@ impl World {
     }
 }
 
-fn told(Group::Classic(group): &Group) -> (i32, State, Str, Vec<(Str, Bytes)>) {
+fn told(group: &Group) -> (i32, State, Str, Vec<(Str, Bytes)>) {
+    let Group::Classic(group) = group else {
+        panic!("not a classic group");
+    };
     let assignments = group.assignments();
     (
         group.generation(),

@@ -15,8 +15,38 @@ pub(super) enum Timer {
     Join { group: Str },
     /// They had it once more to sync.
     Sync { group: Str },
+    /// A member of a consumer group was waited for.
+    Member {
+        group: Str,
+        member: Str,
+        timer: MemberTimer,
+    },
+    /// The topics of a consumer group's patterns are to be looked up.
+    Patterns { group: Str },
     /// Offsets that nobody needs any more are looked for.
     Retention,
+}
+
+/// What a member of a consumer group had time for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum MemberTimer {
+    /// To show up.
+    Session,
+    /// To give up what it was told to at this epoch.
+    Rebalance { epoch: i32 },
+    /// A classic member: to join, to sync.
+    Join,
+    Sync,
+}
+
+impl Timer {
+    pub fn member(group: &Str, member: &Str, timer: MemberTimer) -> Timer {
+        Timer::Member {
+            group: group.clone(),
+            member: member.clone(),
+            timer,
+        }
+    }
 }
 
 /// When, and which of those of that moment.

@@ -6,13 +6,10 @@ use futures::future::join_all;
 
 use crate::coordinator::Request;
 use crate::handler::Context;
-use crate::handler::groups::{self, answered};
+use crate::handler::groups::{self, GROUP_OPERATIONS, answered};
 use crate::protocol::messages::DescribeGroupsRequest;
 use crate::protocol::messages::describe_groups_response::{DescribeGroupsResponse, DescribedGroup};
 use crate::protocol::{ErrorCode, Str};
-
-/// What any client may do to a group while nobody is refused anything: a bit an operation.
-const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 
 pub async fn handle(
     context: Rc<Context>,

@@ -5,11 +5,15 @@ use std::rc::Rc;
 use futures::future::join_all;
 use tracing::warn;
 
+use crate::controller::GROUP_VERSION;
 use crate::coordinator::{Answer, Client, OFFSETS_TOPIC, Request, partition_of};
 use crate::handler::Context;
 use crate::protocol::{ErrorCode, Str};
 use crate::shard::Shard;
 use crate::shard::routes::shard_of;
+
+/// The level of `group.version` that has the consumer protocol.
+const CONSUMER_PROTOCOL_SINCE: i16 = 1;
 
 /// Who sends a request, as groups remember their members.
 pub fn client(context: &Context, client_id: &str) -> Client {
@@ -17,6 +21,16 @@ pub fn client(context: &Context, client_id: &str) -> Client {
         id: Str::copied(client_id),
         host: Str::from(format!("/{}", context.peer.ip())),
     }
+}
+
+/// What any client may do to a group while nobody is refused anything: a bit an operation.
+pub(super) const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
+
+/// Whether groups may be of the consumer protocol (KIP-848): the cluster's level and this broker's setting say so.
+pub fn have_consumer_protocol(context: &Context) -> bool {
+    let shard = &context.shard;
+    shard.image().feature(GROUP_VERSION) >= CONSUMER_PROTOCOL_SINCE
+        && shard.broker.config.groups.consumer.is_served
 }
 
 /// Has the coordinator of `group` decide a request.

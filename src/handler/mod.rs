@@ -3,6 +3,8 @@
 
 pub mod alter_configs;
 pub mod api_versions;
+pub mod consumer_group_describe;
+pub mod consumer_group_heartbeat;
 pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_groups;
@@ -285,6 +287,16 @@ async fn alone(context: Rc<Context>, header: Header) -> Result<Option<Frame>, Ma
             let handle =
                 |context, request, version| join_group::handle(context, client, request, version);
             run(context, header, handle).await
+        }
+        ConsumerGroupHeartbeatRequest::KEY => {
+            let client = groups::client(&context, header.client_id());
+            let handle = |context, request, version| {
+                consumer_group_heartbeat::handle(context, client, request, version)
+            };
+            run(context, header, handle).await
+        }
+        ConsumerGroupDescribeRequest::KEY => {
+            run(context, header, consumer_group_describe::handle).await
         }
         SyncGroupRequest::KEY => run(context, header, sync_group::handle).await,
         HeartbeatRequest::KEY => run(context, header, heartbeat::handle).await,

@@ -1,4 +1,4 @@
-//! OffsetCommit (key 8, versions 2 to 10). KIP-98 (leader epochs), KIP-345 (static members), KIP-848 (topic ids).
+//! OffsetCommit (key 8, versions 2 to 10). KIP-98 (leader epochs), KIP-345 (static members), KIP-848 (member epochs, topic ids).
 
 use std::rc::Rc;
 

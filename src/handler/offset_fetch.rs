@@ -1,5 +1,5 @@
 //! OffsetFetch (key 9, versions 1 to 10). KIP-447 (stable offsets, which all are without transactions), KIP-709
-//! (several groups), KIP-848 (topic ids).
+//! (several groups), KIP-848 (member epochs, topic ids).
 
 use std::rc::Rc;
 
@@ -66,6 +66,8 @@ async fn one(
     let id = group.group_id.clone();
     let request = Request::FetchOffsets {
         group: group.group_id,
+        member: group.member_id,
+        member_epoch: group.member_epoch,
         topics: group.topics,
     };
     let answer = groups::ask(context, &id, request).await;
@@ -102,6 +104,8 @@ fn one_group(request: &OffsetFetchRequest) -> OffsetFetchRequestGroup {
     });
     OffsetFetchRequestGroup {
         group_id: request.group_id.clone(),
+        member_id: None,
+        member_epoch: -1,
         topics,
         ..Default::default()
     }

@@ -60,6 +60,8 @@ pub const SUPPORTED: &[ApiRange] = &[
     api(57, "UpdateFeatures", 0, 2),
     api(60, "DescribeCluster", 0, 2),
     api(61, "DescribeProducers", 0, 0),
+    api(68, "ConsumerGroupHeartbeat", 0, 1),
+    api(69, "ConsumerGroupDescribe", 0, 1),
     api(74, "ListConfigResources", 0, 1),
     api(75, "DescribeTopicPartitions", 0, 0),
 ];

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -246,13 +247,14 @@ async fn release(
 
 /// Makes this core's coordinators what the image says: new partitions are loaded, deleted ones and what was committed
 /// for deleted topics are forgotten.
-pub fn on_image(shard: &Rc<Shard>, image: &MetadataImage, delta: Option<&MetadataDelta>) {
+pub fn on_image(shard: &Rc<Shard>, image: &Arc<MetadataImage>, delta: Option<&MetadataDelta>) {
     if let Some(delta) = delta
         && !delta.deleted_topics.is_empty()
     {
         let gone = delta.deleted_topics.values();
         on_topics_deleted(shard, gone.map(|topic| topic.name.clone()).collect());
     }
+    shard.coordinators.on_image(shard, image, delta);
     let Some(topic) = image.topic(OFFSETS_TOPIC) else {
         return;
     };
@@ -285,6 +287,18 @@ fn on_topics_deleted(shard: &Rc<Shard>, gone: Vec<Str>) {
 }
 
 impl Coordinators {
+    /// Tells the coordinators what the cluster is now.
+    fn on_image(&self, shard: &Shard, image: &Arc<MetadataImage>, delta: Option<&MetadataDelta>) {
+        let resets = delta.is_some_and(|delta| delta.broker_configs_changed);
+        for driver in self.drivers() {
+            let mut machine = driver.machine.borrow_mut();
+            machine.on_image(image.clone(), delta);
+            if resets {
+                machine.on_settings(settings(shard, &driver.partition));
+            }
+        }
+    }
+
     fn drivers(&self) -> Vec<Rc<Driver>> {
         let slots = self.slots.borrow();
         let ready = slots.values().filter_map(|slot| match slot {
@@ -329,6 +343,8 @@ fn take_over(shard: &Rc<Shard>, partition: Rc<Partition>, machine: Coordinator) 
     let (held, receiver) = mpsc::unbounded();
     let coordinators = &shard.coordinators;
     let index = partition.index;
+    let mut machine = machine;
+    machine.on_image(shard.image(), None);
     let driver = Rc::new(Driver {
         partition,
         codec: shard.broker.config.offsets_topic_codec,
@@ -412,9 +428,11 @@ fn replay(machine: &mut Coordinator, batch: &Batch, from: Offset) -> u64 {
 }
 
 fn settings(shard: &Shard, partition: &Partition) -> Settings {
+    let (broker, image) = (&shard.broker, shard.image());
+    let dynamic = image.dynamic_configs(broker.id());
     Settings {
         batch_bytes_max: shard.topic_config(partition.topic_id).max_message_bytes as usize,
-        ..shard.broker.config.groups
+        ..broker.config.groups_with(&dynamic)
     }
 }
 

@@ -294,7 +294,7 @@ impl World {
     }
 
     fn replayed(&self, batches: usize) -> Result<Coordinator, String> {
-        let mut coordinator = Coordinator::new(self.settings);
+        let mut coordinator = Coordinator::new(self.settings.clone());
         for record in self.log[..batches].iter().flatten() {
             let replayed = coordinator.replay(Some(&record.key), record.value.as_ref());
             replayed.map_err(|error| format!("a record of its own: {error}"))?;
@@ -759,7 +759,9 @@ impl World {
             return Err("the log and the coordinator have other groups".into());
         }
         for ((_, known), (_, loaded)) in coordinator.groups().zip(loaded.groups()) {
-            let (Group::Classic(known), Group::Classic(loaded)) = (known, loaded);
+            let (Group::Classic(known), Group::Classic(loaded)) = (known, loaded) else {
+                return Err("a group has turned into another".into());
+            };
             let settled = matches!(known.state(), State::Stable | State::Empty);
             let same = known.generation() == loaded.generation()
                 && known.state() == loaded.state()

@@ -1,13 +1,15 @@
 //! `world`: a few logs and the journals of their cores against a simulated disk: random appends, reads, rolls,
 //! retention, ticks, topics deleted and made again, then a power cut, a kill -9 or a clean stop at any point, recovery
 //! (perhaps crashing too, perhaps on another number of cores), and a full comparison with a model.
-//! `groups`: a consumer group on a simulated network. One seed is one run, replayed by its number:
+//! `groups`: a group of the classic protocol on a simulated network; `consumer_groups`: one whose members move between
+//! that and the consumer protocol. One seed is one run, replayed by its number:
 //!
 //! ```text
 //! COATI_SEED=1234 cargo test --features simulation --test simulation
 //! COATI_SEEDS=20000 cargo test --profile simulation --features simulation --test simulation
 //! ```
 
+mod consumer_groups;
 mod groups;
 mod model;
 mod world;
@@ -51,6 +53,16 @@ fn run_group(seed: u64, sabotage: coordinator::Sabotage) -> Result<(), String> {
     outcome
 }
 
+/// One run of a group whose members change their protocol.
+fn run_consumer_group(seed: u64, sabotage: coordinator::Sabotage) -> Result<(), String> {
+    let mut world = consumer_groups::World::new(seed, sabotage);
+    let outcome = unpanicked(|| world.run());
+    if number_from("COATI_SEED").is_some() {
+        println!("{}", world.trace().join("\n"));
+    }
+    outcome
+}
+
 fn unpanicked(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic
@@ -69,6 +81,11 @@ fn nothing_acknowledged_is_lost_and_nothing_else_is_served() {
 #[test]
 fn a_group_agrees_whatever_happens_and_nobody_fenced_commits() {
     holds(|seed| run_group(seed, coordinator::Sabotage::None));
+}
+
+#[test]
+fn members_of_both_protocols_come_to_what_they_are_to_have() {
+    holds(|seed| run_consumer_group(seed, coordinator::Sabotage::None));
 }
 
 /// Runs all seeds that were asked for.
@@ -135,6 +152,27 @@ fn a_coordinator_that_forgets_assignments_is_found_out() {
 #[test]
 fn a_coordinator_that_lets_old_leaders_assign_is_found_out() {
     finds_in_group(coordinator::Sabotage::OldLeaderAssigns);
+}
+
+fn finds_in_consumer_group(sabotage: coordinator::Sabotage) {
+    let mut seeds = 0..SEEDS_TO_FIND_A_FAULT;
+    let found = seeds.find(|seed| run_consumer_group(*seed, sabotage).is_err());
+    assert!(found.is_some(), "{sabotage:?} went unnoticed");
+}
+
+#[test]
+fn a_consumer_group_that_fences_nobody_is_found_out() {
+    finds_in_consumer_group(coordinator::Sabotage::NoFencing);
+}
+
+#[test]
+fn a_consumer_group_that_takes_any_member_epoch_is_found_out() {
+    finds_in_consumer_group(coordinator::Sabotage::NoMemberEpochs);
+}
+
+#[test]
+fn a_consumer_group_that_gives_what_others_have_is_found_out() {
+    finds_in_consumer_group(coordinator::Sabotage::GivesOwned);
 }
 
 #[test]

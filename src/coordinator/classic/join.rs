@@ -8,13 +8,13 @@ use crate::protocol::{ErrorCode, Str};
 
 use crate::coordinator::records::Record;
 use crate::coordinator::timers::Timer;
-use crate::coordinator::{Answer, Join, Token};
+use crate::coordinator::{Answer, Effects, Join, Token};
 use crate::limits::{
     GROUP_METADATA_BYTES_MAX, GROUP_PENDING_MEMBERS_MAX, MEMBER_METADATA_BYTES_MAX,
 };
 
 use super::protocols::{detached, same};
-use super::{ClassicGroup, Effects, Member, State};
+use super::{ClassicGroup, Member, State};
 
 /// From this version on a member gets its id before it joins (KIP-394).
 const MEMBER_ID_FIRST_SINCE: i16 = 4;

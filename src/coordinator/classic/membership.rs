@@ -6,11 +6,12 @@ use crate::protocol::messages::HeartbeatRequest;
 use crate::protocol::messages::leave_group_request::MemberIdentity;
 use crate::protocol::messages::leave_group_response::MemberResponse;
 
+use crate::coordinator::Effects;
 use crate::coordinator::timers::Timer;
 
 use super::join;
 use super::sync;
-use super::{ClassicGroup, Effects, Member, State};
+use super::{ClassicGroup, Member, State};
 
 impl ClassicGroup {
     /// What a heartbeat is answered with.

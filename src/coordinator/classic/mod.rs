@@ -2,10 +2,12 @@
 //! handed what it may touch as `Effects`. KIP-345 (static members), KIP-394 (member ids first), KIP-814 (a leader
 //! that comes back need not assign anew).
 //!
-//! `join` brings members to a new generation, `sync` hands its assignments out, `membership` keeps and ends members.
+//! `join` brings members to a new generation, `sync` hands its assignments out, `membership` keeps and ends members,
+//! `migration` is the way from and to consumer groups.
 
 mod join;
 mod membership;
+mod migration;
 mod protocols;
 mod sync;
 
@@ -19,12 +21,12 @@ use crate::protocol::records::group::{GroupMetadataValue, group_metadata_value::
 use crate::protocol::{ErrorCode, Str};
 
 use super::offsets::Expiry;
-use super::records::Record;
-use super::timers::{TimerId, Timers};
-use super::{Actions, Client, Now, Settings, Token};
+use super::timers::TimerId;
+use super::{Client, Now, Token};
 use protocols::ProtocolCounts;
 
 pub(super) use join::refused as refused_join;
+pub(super) use migration::Migrant;
 pub(super) use sync::refused as refused_sync;
 
 /// The protocol type of plain consumers, whose subscriptions can be read.
@@ -51,26 +53,6 @@ impl State {
             State::CompletingRebalance => "CompletingRebalance",
             State::Stable => "Stable",
         }
-    }
-}
-
-/// What a group may change beside itself.
-#[derive(Debug)]
-pub(super) struct Effects<'a> {
-    pub now: Now,
-    pub settings: &'a Settings,
-    pub timers: &'a mut Timers,
-    pub out: &'a mut Actions,
-}
-
-impl Effects<'_> {
-    fn write(&mut self, record: Record) {
-        self.out.records.push(record);
-    }
-
-    /// Whether a record can be written at all.
-    fn fits(&self, record: &Record) -> bool {
-        record.size_in_bytes() <= self.settings.batch_bytes_max
     }
 }
 

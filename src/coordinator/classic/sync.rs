@@ -8,9 +8,9 @@ use crate::protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use crate::protocol::{ErrorCode, Str};
 
 use crate::coordinator::records::Record;
-use crate::coordinator::{Answer, Token};
+use crate::coordinator::{Answer, Effects, Token};
 
-use super::{ClassicGroup, Effects, State};
+use super::{ClassicGroup, State};
 
 /// A SyncGroup that is refused.
 pub(in crate::coordinator) fn refused(error: ErrorCode) -> Answer {
