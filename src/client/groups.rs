@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{ClientError, Cluster, Connection, Missing};
 use crate::ids::{BrokerId, Offset, PartitionIndex};
-use crate::protocol::messages::describe_groups_response::DescribedGroup;
+use crate::protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use crate::protocol::messages::list_groups_response::ListedGroup;
 use crate::protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -13,7 +13,7 @@ use crate::protocol::messages::offset_delete_request::{
     OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use crate::protocol::messages::{
-    DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, ListGroupsRequest,
+    ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, ListGroupsRequest,
     OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
 };
 use crate::protocol::{ErrorCode, Request, Str};
@@ -128,7 +128,14 @@ impl Cluster {
         Ok(groups)
     }
 
+    /// A group of either protocol; of one of the consumer protocol the assignor is told as the protocol.
     pub async fn describe_group(&self, group: &Str) -> Result<DescribedGroup, ClientError> {
+        match self.describe_consumer_group(group).await {
+            Ok(Some(described)) => return Ok(described),
+            // A classic group, or a broker that knows no others.
+            Ok(None) | Err(ClientError::Unsupported { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let request = DescribeGroupsRequest {
             groups: vec![group.clone()],
             ..DescribeGroupsRequest::default()
@@ -143,6 +150,43 @@ impl Cluster {
         let message = described.error_message.as_deref();
         ClientError::check(described.error_code, message, subject(group))?;
         Ok(described)
+    }
+
+    /// `None`: it is no consumer group.
+    async fn describe_consumer_group(
+        &self,
+        group: &Str,
+    ) -> Result<Option<DescribedGroup>, ClientError> {
+        let request = ConsumerGroupDescribeRequest {
+            group_ids: vec![group.clone()],
+            ..ConsumerGroupDescribeRequest::default()
+        };
+        let asked = self.ask_coordinator(group, &request, i16::MAX, |response| {
+            let first = response.groups.first();
+            first.map_or(ErrorCode::None, |one| ErrorCode::from_code(one.error_code))
+        });
+        let described = asked.await?.groups.pop().unwrap_or_default();
+        let message = described.error_message.as_deref();
+        match ErrorCode::from_code(described.error_code) {
+            ErrorCode::GroupIdNotFound | ErrorCode::UnsupportedVersion => return Ok(None),
+            _ => ClientError::check(described.error_code, message, subject(group))?,
+        }
+        let members = described.members.into_iter();
+        let members = members.map(|member| DescribedGroupMember {
+            member_id: member.member_id,
+            group_instance_id: member.instance_id,
+            client_id: member.client_id,
+            client_host: member.client_host,
+            ..DescribedGroupMember::default()
+        });
+        Ok(Some(DescribedGroup {
+            group_id: described.group_id,
+            group_state: described.group_state,
+            protocol_type: Str::from("consumer"),
+            protocol_data: described.assignor_name,
+            members: members.collect(),
+            ..DescribedGroup::default()
+        }))
     }
 
     /// What a group has committed.

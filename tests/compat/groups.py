@@ -2,7 +2,8 @@
 
     groups.py coati|kafka [--cores N] [--client NAME…]
 
-A member is a process, `CLIENT… BOOTSTRAP member GROUP TOPIC ASSIGNOR [INSTANCE]`: it prints `record PARTITION OFFSET` for each
+A member is a process, `CLIENT… BOOTSTRAP member GROUP TOPIC ASSIGNOR [INSTANCE]`; the assignor `consumer` means the consumer
+protocol (KIP-848), whose assignors are the broker's. It prints `record PARTITION OFFSET` for each
 record before it commits it, and leaves the group when its stdin ends. Records are written while nobody moves, so
 that each must be read exactly once; only where a member dies between reading and committing may one come twice.
 """
@@ -28,7 +29,8 @@ PARTITIONS = 6
 DEADLINE_SECONDS = 40
 # Assignors by client, and whether members can have names.
 ABILITIES = {
-    "kcat": (["range"], False), "rdkafka": (["range", "cooperative-sticky"], True), "java": (["range", "cooperative-sticky"], True),
+    "kcat": (["range"], False), "rdkafka": (["range", "cooperative-sticky", "consumer"], True),
+    "java": (["range", "cooperative-sticky", "consumer"], True),
     "franz-go": (["range", "cooperative-sticky"], True), "kafka-python": (["range"], True), "kafkajs": (["roundrobin"], False),
 }
 
@@ -72,8 +74,11 @@ class Member:
         self.reader.join()
 
 
-def assigned_count(assignment: bytes) -> int:
-    """How many partitions an assignment of plain consumers has."""
+def assigned_count(member: dict) -> int:
+    """How many partitions a described member has: by topic in a consumer group, else as plain consumers write them."""
+    if "Assignment" in member:
+        return sum(len(topic["Partitions"]) for topic in member["Assignment"]["TopicPartitions"])
+    assignment = member["MemberAssignment"]
     if not assignment:
         return 0
     count, at = 0, 6
@@ -143,6 +148,9 @@ class Scene:
 
     def describe(self) -> dict:
         for _ in range(100):
+            group = self.connection.ask("ConsumerGroupDescribe", 1, {"GroupIds": [self.group]})["Groups"][0]
+            if group["ErrorCode"] == 0:
+                return group | {"Members": [member | {"GroupInstanceId": member["InstanceId"]} for member in group["Members"]]}
             group = self.connection.ask("DescribeGroups", 5, {"Groups": [self.group]})["Groups"][0]
             if group["ErrorCode"] == 0:
                 return group
@@ -153,7 +161,7 @@ class Scene:
         """So many members agree, and every partition is somebody's: cooperative members meet twice before it is."""
         def stable():
             group = self.describe()
-            assigned = sum(assigned_count(member["MemberAssignment"]) for member in group["Members"])
+            assigned = sum(assigned_count(member) for member in group["Members"])
             return group["GroupState"] == "Stable" and len(group["Members"]) == count and assigned == PARTITIONS
         self.until(f"{count} members agree", stable)
         return self.describe()
@@ -211,6 +219,47 @@ def static_restart(scene: Scene, client: str, assignor: str):
     scene.all_read()
     scene.all_committed()
     check(len(again.records) >= 10, "reads on")
+
+
+def static_return(scene: Scene, client: str):
+    """A static member of the consumer protocol goes for a while: what it had waits for it, and nobody else notices."""
+    scene.write(10)
+    scene.start(client, "consumer", "one")
+    second = scene.start(client, "consumer", "two")
+    scene.settled(2)
+    scene.all_read()
+    scene.all_committed()
+    epoch = scene.describe()["GroupEpoch"]
+    second.leave()
+    again = scene.start(client, "consumer", "two")
+    scene.until("the member is back", lambda: all(member["MemberEpoch"] == epoch for member in scene.describe()["Members"]))
+    scene.write(10)
+    scene.all_read()
+    scene.all_committed()
+    check(again.records and scene.describe()["GroupEpoch"] == epoch, "reads on, in the same epoch")
+
+
+def migration(scene: Scene, client: str):
+    """Members move to the consumer protocol and back, one at a time; the group goes on."""
+    kind = lambda: next(group["GroupType"] for group in scene.connection.ask("ListGroups", 5, {"StatesFilter": [], "TypesFilter": []})["Groups"]
+                        if group["GroupId"] == scene.group)
+    scene.write(10)
+    old = [scene.start(client, "range") for _ in range(2)]
+    scene.settled(2)
+    scene.all_read()
+    check(kind() == "classic", "begins as a classic group")
+    for protocol, end in (("consumer", "consumer"), ("range", "classic")):
+        new = []
+        for member in old:
+            new.append(scene.start(client, protocol))
+            scene.settled(3)
+            member.leave()
+            scene.settled(2)
+            scene.write(10)
+            scene.all_read(twice=True)
+            scene.all_committed()
+        check(kind() == end, f"is a {end} group")
+        old = new
 
 
 def broker_restart(scene: Scene, client: str, assignor: str):
@@ -295,7 +344,9 @@ def main():
     arguments.add_argument("--client", nargs="*", default=list(ABILITIES))
     options = arguments.parse_args()
     label = options.kind + (f"/{options.cores} cores" if options.cores else "")
-    settings = {"offsets.topic.replication.factor": "1", "group.initial.rebalance.delay.ms": "500"}
+    settings = {"offsets.topic.replication.factor": "1", "group.initial.rebalance.delay.ms": "500", "group.consumer.heartbeat.interval.ms": "500",
+                "group.consumer.min.heartbeat.interval.ms": "500", "group.consumer.session.timeout.ms": "6000",
+                "group.consumer.min.session.timeout.ms": "6000"}
     failed = 0
     with broker.Broker(options.kind, settings, options.cores) as server:
         def play(title: str, act, *rest):
@@ -316,6 +367,10 @@ def main():
                 play(f"{client} {assignor}", comings_and_goings, client, assignor)
             if has_names:
                 play(f"{client} under a name", static_restart, client, assignors[0])
+            if "consumer" in assignors:
+                play(f"{client} consumer under a name", static_return, client)
+                play(f"{client} from one protocol to the other", migration, client)
+                play(f"{client} consumer and a killed broker", broker_restart, client, "consumer")
         # kcat ends when its last connection does.
         for client in (client for client in options.client if client != "kcat"):
             play(f"{client} and a killed broker", broker_restart, client, ABILITIES[client][0][0])

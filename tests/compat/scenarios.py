@@ -7,13 +7,14 @@ prepares without recording. Topic names carry the version, so that each version 
 import struct
 import time
 
+import consumer_group_scenarios
 import group_scenarios
 import wire
 from wire import batch
 
 SETTINGS = {"node.id": "0", "offsets.topic.replication.factor": "1", "offsets.topic.num.partitions": "1",
             "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
-            "share.coordinator.state.topic.replication.factor": "1", "share.coordinator.state.topic.min.isr": "1", "num.partitions": "2", "message.max.bytes": "100000", "log.retention.check.interval.ms": "600000000"} | group_scenarios.SETTINGS
+            "share.coordinator.state.topic.replication.factor": "1", "share.coordinator.state.topic.min.isr": "1", "num.partitions": "2", "message.max.bytes": "100000", "log.retention.check.interval.ms": "600000000"} | group_scenarios.SETTINGS | consumer_group_scenarios.SETTINGS
 
 # The APIs of one broker without transactions and security, and the versions Apache Kafka 4.4 serves.
 VERSIONS = {
@@ -22,7 +23,7 @@ VERSIONS = {
     "AlterConfigs": (0, 2), "DescribeLogDirs": (1, 5), "CreatePartitions": (0, 3), "IncrementalAlterConfigs": (0, 1),
     "DescribeQuorum": (0, 2), "UpdateFeatures": (0, 2), "DescribeCluster": (0, 2), "DescribeProducers": (0, 0),
     "ListConfigResources": (0, 1), "DescribeTopicPartitions": (0, 0),
-} | group_scenarios.VERSIONS
+} | group_scenarios.VERSIONS | consumer_group_scenarios.VERSIONS
 
 TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
 # An hour ago: older producers and records would expire while the test runs.
@@ -39,7 +40,8 @@ def play(run, only: list[str]):
     for scenario in (api_versions, frames, create_topics, metadata, describe_topic_partitions, describe_cluster, produce_good, produce_bad,
                      produce_settings, idempotence, fetch, fetch_sessions, list_offsets, offset_for_leader_epoch, describe_producers,
                      delete_records, create_partitions, describe_configs, alter_configs, alter_broker_configs, list_config_resources,
-                     describe_log_dirs, describe_quorum, update_features, *group_scenarios.SCENARIOS, delete_topics):
+                     describe_log_dirs, describe_quorum, update_features, *group_scenarios.SCENARIOS,
+                     *consumer_group_scenarios.SCENARIOS, delete_topics):
         if not only or scenario.__name__ in only:
             run.play(scenario)
 

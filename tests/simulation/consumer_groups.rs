@@ -118,9 +118,12 @@ struct Member {
     claims: BTreeSet<Partition>,
     /// Its next heartbeat says all, for the last was lost or told it of another assignment.
     says_all: bool,
-    asked: Option<u64>,
+    has_committed: bool,
+    /// What it waits for an answer to, and when it said so as a sign of life.
+    asked: Option<(u64, i64)>,
     next_number: u64,
-    heard_at: i64,
+    /// When it said the last sign of life that was taken.
+    lives_since: i64,
     turn: u64,
 }
 
@@ -147,9 +150,10 @@ impl World {
             to_assign: Vec::new(),
             claims: BTreeSet::new(),
             says_all: true,
+            has_committed: false,
             asked: None,
             next_number: 0,
-            heard_at: 0,
+            lives_since: 0,
             turn: 0,
         });
         let clients = clients.collect();
@@ -422,7 +426,11 @@ impl World {
         let member = &mut self.clients[client];
         let number = member.next_number;
         member.next_number += 1;
-        member.asked = Some(number);
+        let sign = match request {
+            Request::Commit { .. } => member.lives_since,
+            _ => self.now_ms,
+        };
+        member.asked = Some((number, sign));
         let patience = match request {
             Request::Join(_) => REBALANCE_MS + PATIENCE_MS,
             _ => PATIENCE_MS,
@@ -472,7 +480,10 @@ impl World {
             // No answer came: whatever it said may be lost.
             member.says_all = true;
         }
-        let commits = member.stage == Stage::Stable && self.random.chance(1, 3);
+        // Commits are no signs of life: a heartbeat is between them.
+        let may_commit = member.stage == Stage::Stable && !std::mem::take(&mut member.has_committed);
+        let commits = may_commit && self.random.chance(1, 3);
+        self.clients[client].has_committed = commits;
         let member = &self.clients[client];
         let request = match member.stage {
             _ if commits => self.commit(client),
@@ -606,12 +617,15 @@ impl World {
         answer: Result<Answer, ErrorCode>,
     ) -> Result<(), String> {
         let member = &mut self.clients[client];
-        if !member.is_up || member.asked != Some(number) {
+        let Some((asked, sign)) = member.asked else {
+            return Ok(());
+        };
+        if !member.is_up || asked != number {
             return Ok(());
         }
         member.asked = None;
         if answer.is_ok() {
-            member.heard_at = self.now_ms;
+            member.lives_since = sign;
         }
         match answer {
             Err(_) => {
@@ -738,12 +752,11 @@ impl World {
     /// A client has these now. Nobody may still have one of them who is at work, as far as it knows.
     fn claim(&mut self, client: usize, claims: BTreeSet<Partition>) -> Result<(), String> {
         self.note(|| format!("client {client} has {claims:?}"));
-        let alive_for = SESSION_MS.min(REBALANCE_MS) - 2 * PATIENCE_MS;
         for (number, other) in self.clients.iter().enumerate() {
             let is_at_work = other.is_up
                 && other.stage == Stage::Stable
                 && other.stalled_until < self.now_ms
-                && self.now_ms - other.heard_at < alive_for;
+                && self.now_ms < other.lives_since + SESSION_MS.min(REBALANCE_MS);
             // An eager leader of a classic group assigns while others have not heard of it.
             if number == client || !is_at_work || other.is_classic {
                 continue;

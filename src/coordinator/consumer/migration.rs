@@ -28,8 +28,9 @@ pub(in crate::coordinator) fn upgraded(
         return refuse("the group size exceeds the consumer group maximum size.");
     }
     let mut group = ConsumerGroup::new(id.clone());
-    group.epoch = classic.generation();
-    group.assignment_epoch = classic.generation();
+    // One whose first generation is still being gathered has no protocol yet: Kafka fails inside, here it begins.
+    let generation = classic.generation().max(group.epoch);
+    (group.epoch, group.assignment_epoch) = (generation, generation);
     for migrant in classic.migrants() {
         let malformed = "the embedded consumer protocol is malformed.";
         let Ok(subscription) = embedded::subscription(&migrant.metadata) else {
@@ -47,7 +48,6 @@ pub(in crate::coordinator) fn upgraded(
             }
             target = embedded::by_id(&assignment, fx.image);
         }
-        let generation = classic.generation();
         let assigned = target.iter().map(|(topic, partitions)| {
             let since = partitions.iter().map(|index| (*index, generation));
             (*topic, since.collect())

@@ -68,11 +68,16 @@ public class Client {
         settings.put("group.id", group);
         settings.put("enable.auto.commit", "false");
         settings.put("auto.offset.reset", "earliest");
-        settings.put("session.timeout.ms", "6000");
-        settings.put("heartbeat.interval.ms", "500");
         settings.put("metadata.max.age.ms", "1000");
-        settings.put("partition.assignment.strategy", "org.apache.kafka.clients.consumer."
-                + (assignor.equals("range") ? "RangeAssignor" : "CooperativeStickyAssignor"));
+        boolean newProtocol = assignor.equals("consumer");
+        if (newProtocol) {
+            settings.put("group.protocol", "consumer");
+        } else {
+            settings.put("session.timeout.ms", "6000");
+            settings.put("heartbeat.interval.ms", "500");
+            settings.put("partition.assignment.strategy", "org.apache.kafka.clients.consumer."
+                    + (assignor.equals("range") ? "RangeAssignor" : "CooperativeStickyAssignor"));
+        }
         if (instance != null) settings.put("group.instance.id", instance);
         KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
         Thread ending = new Thread(() -> {
@@ -85,8 +90,12 @@ public class Client {
         });
         ending.setDaemon(true);
         ending.start();
-        // The subscription is a pattern that only this topic fits.
-        consumer.subscribe(java.util.regex.Pattern.compile("^" + java.util.regex.Pattern.quote(topic) + "$"));
+        // The subscription is a pattern that only this topic fits; in the new protocol the broker looks it up.
+        if (newProtocol) {
+            consumer.subscribe(new org.apache.kafka.clients.consumer.SubscriptionPattern("\\Q" + topic + "\\E"));
+        } else {
+            consumer.subscribe(java.util.regex.Pattern.compile("^" + java.util.regex.Pattern.quote(topic) + "$"));
+        }
         boolean uncommitted = false;
         try {
             while (true) {

@@ -57,8 +57,16 @@ fn main() {
 fn member(bootstrap: &str, group: &str, topic: &str, assignor: &str, instance: Option<&String>) -> Result<()> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap).set("group.id", group).set("enable.auto.commit", "false");
-    config.set("auto.offset.reset", "earliest").set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "500");
-    config.set("partition.assignment.strategy", assignor);
+    config.set("auto.offset.reset", "earliest");
+    match assignor {
+        "consumer" => {
+            config.set("group.protocol", "consumer");
+        }
+        _ => {
+            config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "500");
+            config.set("partition.assignment.strategy", assignor);
+        }
+    }
     if let Some(instance) = instance {
         config.set("group.instance.id", instance);
     }
