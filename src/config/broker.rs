@@ -4,14 +4,14 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::coordinator::consumer::assignor::Assignor;
-use crate::coordinator::{Bounded, ConsumerSettings};
 use super::{
     AdminListener, ConfigError, DynamicConfigs, Layers, Listener, Settings, TopicConfig, Value,
     admin, definitions,
     listener::{self, SecurityProtocol},
 };
 use crate::coordinator;
+use crate::coordinator::consumer::assignor::Assignor;
+use crate::coordinator::{Bounded, ConsumerSettings};
 use crate::ids::BrokerId;
 use crate::protocol::compression::Codec;
 
@@ -265,7 +265,9 @@ fn consumer_groups(values: &Values<'_>) -> Result<ConsumerSettings, ConfigError>
         let reason = "group.consumer.assignors must name at least one assignor";
         return Err(ConfigError::Invalid(reason.into()));
     }
-    let policy = values.text(&setting("migration.policy")).unwrap_or_default();
+    let policy = values
+        .text(&setting("migration.policy"))
+        .unwrap_or_default();
     let policy = policy.to_ascii_lowercase();
     let protocols = values.list("group.coordinator.rebalance.protocols");
     let settings = ConsumerSettings {
@@ -280,8 +282,7 @@ fn consumer_groups(values: &Values<'_>) -> Result<ConsumerSettings, ConfigError>
         assignment_interval_ms: bounded("assignment.interval.ms")?,
     };
     if settings.heartbeat_interval_ms.default >= settings.session_timeout_ms.default {
-        let reason =
-            "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms";
+        let reason = "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms";
         return Err(ConfigError::Invalid(reason.into()));
     }
     Ok(settings)

@@ -94,7 +94,9 @@ impl Coordinator {
     pub(super) fn describe(&self, id: &Str, version: i16) -> DescribedGroup {
         let error = match self.groups.get(id) {
             Some(Group::Classic(group)) => return group.describe(),
-            Some(Group::Consumer(_)) | None if version >= NOT_FOUND_SINCE => ErrorCode::GroupIdNotFound,
+            Some(Group::Consumer(_)) | None if version >= NOT_FOUND_SINCE => {
+                ErrorCode::GroupIdNotFound
+            }
             Some(Group::Consumer(_)) | None => ErrorCode::None,
         };
         DescribedGroup {

@@ -133,7 +133,10 @@ impl Coordinator {
     pub fn on_image(&mut self, image: Arc<MetadataImage>, delta: Option<&MetadataDelta>) {
         let mut changed = BTreeSet::new();
         let mut has_new_topics = self.new_topics_at == -1;
-        for id in delta.iter().flat_map(|delta| delta.changed_partitions.keys()) {
+        for id in delta
+            .iter()
+            .flat_map(|delta| delta.changed_partitions.keys())
+        {
             has_new_topics |= self.image.topic_by_id(*id).is_none();
             changed.extend(image.topic_by_id(*id).map(|topic| topic.name.clone()));
         }

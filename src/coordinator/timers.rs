@@ -33,7 +33,9 @@ pub(super) enum MemberTimer {
     /// To show up.
     Session,
     /// To give up what it was told to at this epoch.
-    Rebalance { epoch: i32 },
+    Rebalance {
+        epoch: i32,
+    },
     /// A classic member: to join, to sync.
     Join,
     Sync,

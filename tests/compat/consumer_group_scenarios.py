@@ -5,8 +5,7 @@ of migration. Members choose ids of one letter, so that both brokers come to the
 import time
 
 import group_scenarios
-import wire
-from group_scenarios import TOPIC, Peer, best, prepare, stable
+from group_scenarios import TOPIC, Peer, prepare
 
 VERSIONS = {"ConsumerGroupHeartbeat": (0, 1), "ConsumerGroupDescribe": (0, 1)}
 SETTINGS = {"group.consumer.assignment.interval.ms": "0", "group.consumer.min.session.timeout.ms": "1000", "group.consumer.max.size": "3",
@@ -236,7 +235,11 @@ def consumer_group_patterns(run):
     run.ready("pattern-one", "pattern-two")
     a = Member(run, "patterns", "a", topics=[])
     a.join("joins by a pattern", SubscribedTopicRegex="pattern-(one|two)", SubscribedTopicNames=None)
-    until(run, "the topics of the pattern", lambda: len(a.quietly()["Assignment"]["TopicPartitions"] if a.quietly()["Assignment"] else a.owned) == 2)
+
+    def has_both() -> bool:
+        a.quietly()
+        return len(a.owned) == 2
+    until(run, "the topics of the pattern", has_both)
     a.beat("has them")
     a.describe("has them")
     b = Member(run, "patterns", "b", topics=["pattern-one"])
@@ -284,7 +287,10 @@ def consumer_group_settings(run):
 def consumer_group_migrates(run):
     """A classic group becomes a consumer group, and one again, while its members go on."""
     prepare(run)
-    (old,) = stable(run, "migrates", quiet="first: ")
+    old = Peer(run, "migrates", 9)
+    old.enter("joins")
+    old.end_join()
+    old.sync("syncs", {old.id: group_scenarios.assignment(0, 1, 2, 3)})
     new = Member(run, "migrates", "n")
     new.beat("a heartbeat in a classic group", MemberEpoch=1)
     new.leave("leaves a classic group")
@@ -302,7 +308,7 @@ def consumer_group_migrates(run):
     old.commit("commits", 4, 9)
     old.heartbeat("of another generation", GenerationId=9)
     old.heartbeat("of a stranger", MemberId="x")
-    old.sync("of another protocol", ProtocolType="other") if old.version >= 5 else None
+    old.sync("of another protocol", ProtocolType="other")
     Peer(run, "migrates", 9, ProtocolType="connect").join("of another type")
     old.ask("the consumer's, the classic way", "Heartbeat", 4, {"GroupId": "migrates", "GenerationId": new.epoch, "MemberId": "n"})
     old.ask("the consumer's, the classic way", "LeaveGroup", 5, {"GroupId": "migrates", "Members": [{"MemberId": "x"}]})

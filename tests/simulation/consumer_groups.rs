@@ -139,7 +139,9 @@ impl World {
     pub fn new(seed: u64, sabotage: Sabotage) -> World {
         let mut random = Random::new(seed);
         let clients = (0..MEMBERS).map(|number| Member {
-            instance: random.chance(1, 3).then(|| Str::from(format!("static-{number}"))),
+            instance: random
+                .chance(1, 3)
+                .then(|| Str::from(format!("static-{number}"))),
             by_pattern: random.chance(1, 3),
             is_classic: random.chance(1, 3),
             is_up: true,
@@ -228,7 +230,8 @@ impl World {
 
     fn at(&mut self, after_ms: i64, event: Event) {
         self.next_event += 1;
-        self.events.insert((self.now_ms + after_ms, self.next_event), event);
+        self.events
+            .insert((self.now_ms + after_ms, self.next_event), event);
     }
 
     fn note(&mut self, text: impl FnOnce() -> String) {
@@ -344,14 +347,26 @@ impl World {
             self.send_back(client, number, Err(ErrorCode::NotCoordinator));
             return Ok(());
         };
-        let may_commit = match &request {
+        let is_current = match &request {
             Request::Commit { request, .. } => may_commit(coordinator, request),
+            Request::ConsumerHeartbeat(beat) => may_beat(coordinator, &beat.request),
             _ => true,
         };
+        let said = match &request {
+            Request::ConsumerHeartbeat(beat) => {
+                let topics = beat.request.topic_partitions.as_ref();
+                let owned = topics.map(|topics| topics.iter().map(|one| &one.partitions).collect());
+                Some((beat.request.member_epoch, owned.unwrap_or(vec![])))
+            }
+            _ => None,
+        };
+        let said = said.map(|said| format!("client {client} says {said:?}"));
         let actions = coordinator.on_request(now, token, request);
-        let took = actions.answers.iter().any(|(_, answer)| committed(answer));
-        if took && !may_commit {
-            return Err(format!("a commit of a fenced member was taken from {client}"));
+        self.trace
+            .extend(said.map(|said| format!("{:>6} {said}", self.now_ms)));
+        let took = actions.answers.iter().any(|(_, answer)| was_taken(answer));
+        if took && !is_current {
+            return Err(format!("a fenced member was heard that {client} had been"));
         }
         self.waiting.insert(token, (client, number));
         self.perform(actions)
@@ -447,10 +462,11 @@ impl World {
         let arrives = self.arrives[client].max(self.now_ms + delay);
         self.arrives[client] = arrives;
         let copies = 1 + u64::from(!self.is_calm() && self.random.chance(1, 20));
-        for _ in 0..copies {
+        for copy in 0..copies {
             let event = Event::Deliver {
                 client,
-                number,
+                // A copy is answered to nobody: who asks again asks with all that it has to say.
+                number: if copy == 0 { number } else { u64::MAX },
                 request: request.clone(),
             };
             self.at(arrives - self.now_ms, event);
@@ -481,7 +497,8 @@ impl World {
             member.says_all = true;
         }
         // Commits are no signs of life: a heartbeat is between them.
-        let may_commit = member.stage == Stage::Stable && !std::mem::take(&mut member.has_committed);
+        let may_commit =
+            member.stage == Stage::Stable && !std::mem::take(&mut member.has_committed);
         let commits = may_commit && self.random.chance(1, 3);
         self.clients[client].has_committed = commits;
         let member = &self.clients[client];
@@ -586,11 +603,14 @@ impl World {
     fn commit(&self, client: usize) -> Request {
         let member = &self.clients[client];
         let topics = by_topic(&member.claims).into_iter().map(|topic| {
-            let partitions = topic.partitions.iter().map(|index| OffsetCommitRequestPartition {
-                partition_index: *index,
-                committed_offset: self.now_ms,
-                ..OffsetCommitRequestPartition::default()
-            });
+            let partitions = topic
+                .partitions
+                .iter()
+                .map(|index| OffsetCommitRequestPartition {
+                    partition_index: *index,
+                    committed_offset: self.now_ms,
+                    ..OffsetCommitRequestPartition::default()
+                });
             OffsetCommitRequestTopic {
                 name: name_of(topic.topic_id),
                 topic_id: topic.topic_id,
@@ -675,7 +695,12 @@ impl World {
         if let Some(assignment) = &answer.assignment {
             let topics = assignment.topic_partitions.iter();
             let claims: BTreeSet<Partition> = topics
-                .flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic_id.0[0], *index)))
+                .flat_map(|topic| {
+                    topic
+                        .partitions
+                        .iter()
+                        .map(|index| (topic.topic_id.0[0], *index))
+                })
                 .collect();
             member.says_all = claims != member.claims;
             self.claim(client, claims)?;
@@ -742,7 +767,9 @@ impl World {
     }
 
     fn synced(&mut self, client: usize, assignment: &Bytes) -> Result<(), String> {
-        let claims = read_embedded(assignment).into_iter().map(|index| (TOPIC.1, index));
+        let claims = read_embedded(assignment)
+            .into_iter()
+            .map(|index| (TOPIC.1, index));
         self.clients[client].stage = Stage::Stable;
         self.claim(client, claims.collect())?;
         self.wake_after(client, HEARTBEAT_MS);
@@ -843,7 +870,11 @@ impl World {
         self.clients[client].is_classic ^= turns;
         self.forget(client);
         let member = &self.clients[client];
-        let kind = if member.is_classic { "classic" } else { "consumer" };
+        let kind = if member.is_classic {
+            "classic"
+        } else {
+            "consumer"
+        };
         self.note(|| format!("client {client} starts, {kind}"));
         self.wake_after(client, 1);
     }
@@ -904,7 +935,9 @@ impl World {
         }
         let types = |coordinator: &Coordinator| -> Vec<(Str, &'static str)> {
             let groups = coordinator.groups();
-            groups.map(|(id, group)| (id.clone(), group.type_name())).collect()
+            groups
+                .map(|(id, group)| (id.clone(), group.type_name()))
+                .collect()
         };
         if types(&loaded) != types(coordinator) {
             return Err(format!(
@@ -918,7 +951,10 @@ impl World {
                 continue;
             };
             let targets = |group: &coati::coordinator::consumer::ConsumerGroup| -> Vec<_> {
-                group.members().map(|member| group.target(&member.id).cloned()).collect()
+                group
+                    .members()
+                    .map(|member| group.target(&member.id).cloned())
+                    .collect()
             };
             let same = known.epoch() == loaded.epoch()
                 && known.assignment_epoch() == loaded.assignment_epoch()
@@ -934,7 +970,11 @@ impl World {
     /// In the end everybody has what it is to have, and everything that anybody wants is somebody's.
     fn check_agreement(&self) -> Result<(), String> {
         let mut wanted: BTreeSet<Partition> = (0..TOPIC.2).map(|index| (TOPIC.1, index)).collect();
-        if self.clients.iter().any(|client| client.by_pattern && !client.is_classic) {
+        if self
+            .clients
+            .iter()
+            .any(|client| client.by_pattern && !client.is_classic)
+        {
             wanted.extend((0..LATE_TOPIC.2).map(|index| (LATE_TOPIC.1, index)));
         }
         let mut owned = BTreeSet::new();
@@ -986,14 +1026,31 @@ fn may_commit(coordinator: &Coordinator, request: &OffsetCommitRequest) -> bool 
     }
 }
 
-/// Whether something was committed.
-fn committed(answer: &Answer) -> bool {
-    let Answer::Commit(answer) = answer else {
+/// Whether whoever heartbeats is at its epoch, or has not heard of it.
+fn may_beat(coordinator: &Coordinator, request: &ConsumerGroupHeartbeatRequest) -> bool {
+    let epoch = request.member_epoch;
+    if epoch <= 0 {
+        return true;
+    }
+    let Some((_, Group::Consumer(group))) = coordinator.groups().next() else {
         return false;
     };
-    let mut partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
-    let first = partitions.next();
-    first.is_some_and(|partition| partition.error_code == ErrorCode::None.code())
+    let mut members = group.members();
+    let member = members.find(|member| member.id == request.member_id);
+    member.is_some_and(|member| epoch == member.epoch || epoch == member.previous_epoch)
+}
+
+/// Whether something was committed, or a heartbeat taken.
+fn was_taken(answer: &Answer) -> bool {
+    match answer {
+        Answer::Commit(answer) => {
+            let mut partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            let first = partitions.next();
+            first.is_some_and(|partition| partition.error_code == ErrorCode::None.code())
+        }
+        Answer::ConsumerHeartbeat(answer) => answer.error_code == ErrorCode::None.code(),
+        _ => false,
+    }
 }
 
 fn name_of(id: Uuid) -> Str {
@@ -1008,10 +1065,12 @@ fn by_topic(partitions: &BTreeSet<Partition>) -> Vec<TopicPartitions> {
     for (topic, index) in partitions {
         topics.entry(*topic).or_default().push(*index);
     }
-    let topics = topics.into_iter().map(|(topic, partitions)| TopicPartitions {
-        topic_id: Uuid([topic; 16]),
-        partitions,
-    });
+    let topics = topics
+        .into_iter()
+        .map(|(topic, partitions)| TopicPartitions {
+            topic_id: Uuid([topic; 16]),
+            partitions,
+        });
     topics.collect()
 }
 
@@ -1040,5 +1099,7 @@ fn read_embedded(bytes: &Bytes) -> Vec<i32> {
     }
     let at = 6 + 2 + TOPIC.0.len();
     let count = number(at);
-    (0..count).map(|one| number(at + 4 + 4 * one) as i32).collect()
+    (0..count)
+        .map(|one| number(at + 4 + 4 * one) as i32)
+        .collect()
 }

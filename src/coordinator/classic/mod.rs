@@ -331,10 +331,7 @@ impl ClassicGroup {
             client_id: member.client.id.clone(),
             client_host: member.client.host.clone(),
             member_metadata: member.metadata(protocol),
-            member_assignment: match is_stable {
-                true => member.assignment.clone(),
-                false => Bytes::new(),
-            },
+            member_assignment: member.assignment.clone(),
         });
         DescribedGroup {
             group_id: self.id.clone(),

@@ -65,7 +65,10 @@ impl ConsumerGroup {
         let subscription = subscription.map_err(|_| ErrorCode::InconsistentGroupProtocol)?;
         let replaced = instance.and_then(|instance| self.static_member(instance));
         let replaced = replaced.filter(|member| !member.uses_classic_protocol());
-        let leaving: Vec<Str> = replaced.map(|member| member.id.clone()).into_iter().collect();
+        let leaving: Vec<Str> = replaced
+            .map(|member| member.id.clone())
+            .into_iter()
+            .collect();
 
         let old = self.admit(fx, &found, &id);
         let mut updated = told(old.clone(), request);
@@ -74,7 +77,10 @@ impl ConsumerGroup {
             host: join.client.host.detach(),
         };
         updated.topics = subscription.topics.iter().map(Str::detach).collect();
-        let rack = subscription.rack_id.as_ref().filter(|rack| !rack.is_empty());
+        let rack = subscription
+            .rack_id
+            .as_ref()
+            .filter(|rack| !rack.is_empty());
         updated.rack = rack.map(Str::detach).or(updated.rack);
         let change = self.take_in(fx, &old, updated);
         let bumps = change.names || change.pattern != Change::None;
@@ -116,14 +122,20 @@ impl ConsumerGroup {
         let instance = request.group_instance_id.as_ref();
         let sized = self.check_size(settings.group_size_max, id, instance);
         sized.map_err(|refused| refused.code)?;
-        let classic: Vec<&ClassicMember> =
-            self.members.values().filter_map(|m| m.classic.as_ref()).collect();
+        let classic: Vec<&ClassicMember> = self
+            .members
+            .values()
+            .filter_map(|m| m.classic.as_ref())
+            .collect();
         let is_common = |name: &Str| {
             let knows = |one: &&ClassicMember| one.protocols.iter().any(|(known, _)| known == name);
             classic.iter().all(knows)
         };
         let is_supported = request.protocol_type == *CONSUMER
-            && request.protocols.iter().any(|protocol| is_common(&protocol.name));
+            && request
+                .protocols
+                .iter()
+                .any(|protocol| is_common(&protocol.name));
         match is_supported {
             true => Ok(()),
             false => Err(ErrorCode::InconsistentGroupProtocol),
@@ -181,8 +193,14 @@ impl ConsumerGroup {
         let member = self.classic_member(id, instance, request.generation_id)?;
         let classic = member.classic.as_ref().expect("a classic member");
         let (name, metadata) = &classic.protocols[0];
-        let is_other_type = request.protocol_type.as_ref().is_some_and(|one| **one != *CONSUMER);
-        let is_other_name = request.protocol_name.as_ref().is_some_and(|one| one != name);
+        let is_other_type = request
+            .protocol_type
+            .as_ref()
+            .is_some_and(|one| **one != *CONSUMER);
+        let is_other_name = request
+            .protocol_name
+            .as_ref()
+            .is_some_and(|one| one != name);
         if is_other_type || is_other_name {
             return Err(ErrorCode::InconsistentGroupProtocol);
         }
@@ -235,11 +253,15 @@ impl ConsumerGroup {
     /// Whether something of a member's target still is another's.
     fn waits_for_others(&self, member: &Member) -> bool {
         let target = self.target.get(&member.id);
-        let mut partitions = target.into_iter().flatten().flat_map(|(topic, partitions)| {
-            partitions.iter().map(move |index| (*topic, *index))
-        });
+        let mut partitions = target
+            .into_iter()
+            .flatten()
+            .flat_map(|(topic, partitions)| partitions.iter().map(move |index| (*topic, *index)));
         partitions.any(|(topic, index)| {
-            let has = member.assigned.get(&topic).is_some_and(|own| own.contains_key(&index));
+            let has = member
+                .assigned
+                .get(&topic)
+                .is_some_and(|own| own.contains_key(&index));
             !has && self.owner(topic, index).is_some()
         })
     }

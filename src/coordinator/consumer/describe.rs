@@ -30,7 +30,11 @@ impl ConsumerGroup {
             group_epoch: self.epoch,
             assignment_epoch: self.assignment_epoch,
             assignor_name: Str::from(assignor.name()),
-            members: self.members.values().map(|one| self.describe_member(image, one)).collect(),
+            members: self
+                .members
+                .values()
+                .map(|one| self.describe_member(image, one))
+                .collect(),
             ..DescribedGroup::default()
         }
     }

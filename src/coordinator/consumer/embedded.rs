@@ -79,6 +79,7 @@ pub(super) fn encoded(
     };
     let mut writer = Writer::new();
     writer.i16(version);
-    told.encode(&mut writer, version).expect("every version has these fields");
+    told.encode(&mut writer, version)
+        .expect("every version has these fields");
     Ok(writer.into_bytes())
 }

@@ -72,7 +72,11 @@ impl Beat {
             if request.rebalance_timeout_ms == -1 {
                 return invalid("RebalanceTimeoutMs must be provided in first request.");
             }
-            if request.topic_partitions.as_ref().is_none_or(|owned| !owned.is_empty()) {
+            if request
+                .topic_partitions
+                .as_ref()
+                .is_none_or(|owned| !owned.is_empty())
+            {
                 return invalid("TopicPartitions must be empty when (re-)joining.");
             }
             if request.subscribed_topic_names.is_none() && request.subscribed_topic_regex.is_none()
@@ -117,7 +121,9 @@ impl Beat {
             &request.rack_id,
         ];
         let optional = optional.into_iter().flatten();
-        let texts = names.chain(optional).chain([&request.member_id, &self.client.id]);
+        let texts = names
+            .chain(optional)
+            .chain([&request.member_id, &self.client.id]);
         texts.map(|text| text.len() + 4).sum()
     }
 
@@ -137,7 +143,8 @@ impl Beat {
     /// The member as it says it is now.
     fn update(&self, mut member: Member) -> Member {
         let request = &self.request;
-        let keep = |told: &Option<Str>, known: Option<Str>| told.as_ref().map(Str::detach).or(known);
+        let keep =
+            |told: &Option<Str>, known: Option<Str>| told.as_ref().map(Str::detach).or(known);
         member.instance = keep(&request.instance_id, member.instance);
         member.rack = keep(&request.rack_id, member.rack);
         member.assignor = keep(&request.server_assignor, member.assignor);
@@ -348,7 +355,11 @@ impl ConsumerGroup {
             }
         }
         (self.assignment_epoch, self.assigned_at) = (self.epoch, fx.now.wall_ms);
-        fx.write(records::target_epoch(&self.id, self.epoch, self.assigned_at));
+        fx.write(records::target_epoch(
+            &self.id,
+            self.epoch,
+            self.assigned_at,
+        ));
     }
 
     fn assign(&self, fx: &Effects<'_>, assignor: Assignor) -> BTreeMap<Str, Assignment> {
@@ -439,7 +450,10 @@ impl ConsumerGroup {
             self.forget_timers(fx, id);
         }
         let patterns = self.patterns();
-        let unused = self.resolved.keys().filter(|one| !patterns.contains_key(one));
+        let unused = self
+            .resolved
+            .keys()
+            .filter(|one| !patterns.contains_key(one));
         let unused: Vec<Str> = unused.cloned().collect();
         for pattern in &unused {
             fx.write(records::no_regex(&self.id, pattern));
@@ -502,12 +516,13 @@ fn is_within(reported: Option<&[TopicPartitions]>, assigned: &Owned) -> bool {
 
 fn told(assigned: &Owned) -> consumer_group_heartbeat_response::Assignment {
     let topics = assigned.iter();
-    let topics = topics.map(|(topic, partitions)| {
-        consumer_group_heartbeat_response::TopicPartitions {
-            topic_id: *topic,
-            partitions: partitions.keys().copied().collect(),
-        }
-    });
+    let topics =
+        topics.map(
+            |(topic, partitions)| consumer_group_heartbeat_response::TopicPartitions {
+                topic_id: *topic,
+                partitions: partitions.keys().copied().collect(),
+            },
+        );
     consumer_group_heartbeat_response::Assignment {
         topic_partitions: topics.collect(),
     }

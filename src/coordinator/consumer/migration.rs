@@ -14,7 +14,8 @@ pub(in crate::coordinator) fn upgraded(
 ) -> Result<ConsumerGroup, Refused> {
     let id = classic.id();
     let refuse = |reason: &str| {
-        let message = format!("Cannot upgrade classic group {id} to consumer group because {reason}");
+        let message =
+            format!("Cannot upgrade classic group {id} to consumer group because {reason}");
         Err(Refused::new(ErrorCode::GroupIdNotFound, message))
     };
     let settings = &fx.settings.consumer;
@@ -41,7 +42,11 @@ pub(in crate::coordinator) fn upgraded(
             let Ok(assignment) = embedded::assignment(&migrant.assignment) else {
                 return refuse(malformed);
             };
-            if assignment.user_data.as_ref().is_some_and(|data| !data.is_empty()) {
+            if assignment
+                .user_data
+                .as_ref()
+                .is_some_and(|data| !data.is_empty())
+            {
                 return refuse(
                     "an unsupported custom assignor is in use. Please refer to the documentation or switch to a default assignor before re-attempting the upgrade.",
                 );
@@ -94,7 +99,10 @@ impl ConsumerGroup {
         fx: &Effects<'_>,
         leaving: &[Str],
     ) -> bool {
-        let staying = self.members.values().filter(|member| !leaving.contains(&member.id));
+        let staying = self
+            .members
+            .values()
+            .filter(|member| !leaving.contains(&member.id));
         let mut count = 0;
         let mut all_classic = true;
         for member in staying {
@@ -114,7 +122,10 @@ impl ConsumerGroup {
         self.forget_all_timers(fx);
         fx.out.records.extend(self.tombstones());
         let none = Assignment::new();
-        let staying = self.members.values().filter(|member| !leaving.contains(&member.id));
+        let staying = self
+            .members
+            .values()
+            .filter(|member| !leaving.contains(&member.id));
         let migrants = staying.map(|member| {
             let classic = member.classic.as_ref().expect("only classic members stay");
             Migrant {

@@ -500,7 +500,11 @@ impl ConsumerGroup {
             let wanted = self.members.values().filter_map(|m| m.assignor.as_ref());
             wanted.filter(|name| **name == *assignor.name()).count()
         };
-        let counted = settings.assignors.iter().rev().map(|one| (votes(one), *one));
+        let counted = settings
+            .assignors
+            .iter()
+            .rev()
+            .map(|one| (votes(one), *one));
         let most = counted.max_by_key(|(votes, _)| *votes);
         most.map(|(_, assignor)| assignor)
     }

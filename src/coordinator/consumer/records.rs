@@ -241,10 +241,7 @@ impl ConsumerGroup {
     /// Takes in a record of this group, other than the tombstone of the group itself.
     pub(in crate::coordinator) fn replay(&mut self, key: &Key, value: Option<&Value>) {
         match (key, value) {
-            (
-                Key::ConsumerGroupMetadata(_),
-                Some(Value::ConsumerGroupMetadata(value)),
-            ) => {
+            (Key::ConsumerGroupMetadata(_), Some(Value::ConsumerGroupMetadata(value))) => {
                 self.epoch = value.epoch;
                 self.metadata_hash = value.metadata_hash;
             }
@@ -262,7 +259,10 @@ impl ConsumerGroup {
                 self.assignment_epoch = NO_EPOCH;
                 self.assigned_at = 0;
             }
-            (Key::ConsumerGroupMemberMetadata(key), Some(Value::ConsumerGroupMemberMetadata(value))) => {
+            (
+                Key::ConsumerGroupMemberMetadata(key),
+                Some(Value::ConsumerGroupMemberMetadata(value)),
+            ) => {
                 let mut member = self.known_or_new(&key.member_id);
                 member.update(value);
                 self.put(member);
@@ -275,9 +275,8 @@ impl ConsumerGroup {
                 Some(Value::ConsumerGroupTargetAssignmentMember(value)),
             ) => {
                 let topics = value.topic_partitions.iter();
-                let assignment = topics.map(|topic| {
-                    (topic.topic_id, topic.partitions.iter().copied().collect())
-                });
+                let assignment = topics
+                    .map(|topic| (topic.topic_id, topic.partitions.iter().copied().collect()));
                 let assignment = assignment.collect();
                 self.target.insert(key.member_id.detach(), assignment);
             }
@@ -343,7 +342,11 @@ impl Member {
             id: value.client_id.detach(),
             host: value.client_host.detach(),
         };
-        self.topics = value.subscribed_topic_names.iter().map(Str::detach).collect();
+        self.topics = value
+            .subscribed_topic_names
+            .iter()
+            .map(Str::detach)
+            .collect();
         let regex = value.subscribed_topic_regex.as_ref();
         self.regex = regex.map(Str::detach).unwrap_or_default();
         self.rebalance_timeout_ms = value.rebalance_timeout_ms;

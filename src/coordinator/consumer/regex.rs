@@ -76,8 +76,9 @@ pub(super) fn check(pattern: &str) -> Result<(), Refused> {
                 last.trim_start_matches("error: ").to_string()
             }
         };
-        let message =
-            format!("SubscribedTopicRegex `{pattern}` is not a valid regular expression: {reason}.");
+        let message = format!(
+            "SubscribedTopicRegex `{pattern}` is not a valid regular expression: {reason}."
+        );
         Refused::new(ErrorCode::InvalidRegularExpression, message)
     })
 }
@@ -108,12 +109,7 @@ impl ConsumerGroup {
     }
 
     /// A member's pattern is now `new`, where it was `old`; the member is updated already.
-    pub(super) fn pattern_changed(
-        &mut self,
-        fx: &mut Effects<'_>,
-        old: &Str,
-        new: &Str,
-    ) -> Change {
+    pub(super) fn pattern_changed(&mut self, fx: &mut Effects<'_>, old: &Str, new: &Str) -> Change {
         let mut change = Change::None;
         let is_new = *old != *new && self.patterns().get(new) == Some(&1);
         if *old != *new {
@@ -197,7 +193,15 @@ mod tests {
 
     #[test]
     fn what_re2_has_not_is_refused() {
-        for pattern in ["(foo", "foo)|(bar", r"(a)\1", "(?=a)", "a**b(", "[", r"\x{zz}"] {
+        for pattern in [
+            "(foo",
+            "foo)|(bar",
+            r"(a)\1",
+            "(?=a)",
+            "a**b(",
+            "[",
+            r"\x{zz}",
+        ] {
             let refused = check(pattern).expect_err(pattern);
             assert_eq!(refused.code, ErrorCode::InvalidRegularExpression);
         }

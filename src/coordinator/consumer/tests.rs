@@ -22,7 +22,6 @@ use crate::protocol::messages::{
 use crate::protocol::records::metadata::{MetadataRecord, PartitionRecord, TopicRecord};
 use crate::protocol::{ErrorCode, Str, Uuid};
 
-
 use super::{LEAVE_EPOCH, LEAVE_STATIC_EPOCH};
 
 /// A coordinator with its log, its cluster and its clock.
@@ -54,7 +53,10 @@ impl Member {
     }
 
     fn partitions(&self) -> Vec<i32> {
-        self.owned.iter().flat_map(|(_, partitions)| partitions.clone()).collect()
+        self.owned
+            .iter()
+            .flat_map(|(_, partitions)| partitions.clone())
+            .collect()
     }
 
     fn hear(&mut self, answer: &ConsumerGroupHeartbeatResponse) {
@@ -62,7 +64,9 @@ impl Member {
         self.epoch = answer.member_epoch;
         if let Some(assignment) = &answer.assignment {
             let topics = assignment.topic_partitions.iter();
-            self.owned = topics.map(|topic| (topic.topic_id, topic.partitions.clone())).collect();
+            self.owned = topics
+                .map(|topic| (topic.topic_id, topic.partitions.clone()))
+                .collect();
         }
     }
 }
@@ -108,9 +112,12 @@ impl World {
         let mut delta = MetadataDelta::default();
         for record in std::iter::once(topic).chain(partitions) {
             let offset = self.image.offset + 1;
-            self.image.apply(&record, offset, &mut delta).expect("a sound record");
+            self.image
+                .apply(&record, offset, &mut delta)
+                .expect("a sound record");
         }
-        self.coordinator.on_image(Arc::new(self.image.clone()), Some(&delta));
+        self.coordinator
+            .on_image(Arc::new(self.image.clone()), Some(&delta));
     }
 
     fn ask(&mut self, request: Request) -> Answer {
@@ -150,7 +157,12 @@ impl World {
         self.subscribe(member, &["t"], None);
     }
 
-    fn subscribe(&mut self, member: &mut Member, topics: &[&'static str], regex: Option<&'static str>) {
+    fn subscribe(
+        &mut self,
+        member: &mut Member,
+        topics: &[&'static str],
+        regex: Option<&'static str>,
+    ) {
         let answer = self.send(ConsumerGroupHeartbeatRequest {
             subscribed_topic_names: Some(topics.iter().map(|name| Str::from(*name)).collect()),
             subscribed_topic_regex: regex.map(Str::from),
@@ -188,7 +200,9 @@ impl World {
     fn check_reload(&self) {
         let mut loaded = Coordinator::new(Settings::default());
         for record in &self.log {
-            loaded.replay(Some(&record.key), record.value.as_ref()).expect("its own");
+            loaded
+                .replay(Some(&record.key), record.value.as_ref())
+                .expect("its own");
         }
         let Some((_, Group::Consumer(loaded))) = loaded.groups().next() else {
             panic!("no group was loaded");
@@ -200,7 +214,12 @@ impl World {
         assert_eq!(loaded.owners, known.owners);
         assert_eq!(loaded.static_members, known.static_members);
         let numbers = |group: &super::ConsumerGroup| {
-            (group.epoch, group.metadata_hash, group.assignment_epoch, group.assigned_at)
+            (
+                group.epoch,
+                group.metadata_hash,
+                group.assignment_epoch,
+                group.assigned_at,
+            )
         };
         assert_eq!(numbers(loaded), numbers(known));
     }
@@ -347,10 +366,13 @@ fn joining(member: &Member) -> ConsumerGroupHeartbeatRequest {
 }
 
 fn reporting(member: &Member) -> ConsumerGroupHeartbeatRequest {
-    let owned = member.owned.iter().map(|(topic_id, partitions)| TopicPartitions {
-        topic_id: *topic_id,
-        partitions: partitions.clone(),
-    });
+    let owned = member
+        .owned
+        .iter()
+        .map(|(topic_id, partitions)| TopicPartitions {
+            topic_id: *topic_id,
+            partitions: partitions.clone(),
+        });
     ConsumerGroupHeartbeatRequest {
         member_id: member.id.clone(),
         instance_id: member.instance.clone(),
@@ -398,7 +420,11 @@ fn records_are_those_that_kafka_writes() {
     let sizes = |log: &[Record]| -> Vec<(i16, usize, Option<usize>)> {
         let size = |record: &Record| {
             let kind = i16::from_be_bytes([record.key[0], record.key[1]]);
-            (kind, record.key.len(), record.value.as_ref().map(Bytes::len))
+            (
+                kind,
+                record.key.len(),
+                record.value.as_ref().map(Bytes::len),
+            )
         };
         log.iter().map(size).collect()
     };
@@ -413,7 +439,10 @@ fn records_are_those_that_kafka_writes() {
         ]
     );
     let group = world.group();
-    assert_eq!((group.epoch, group.metadata_hash), (2, 3_611_001_368_198_879_370));
+    assert_eq!(
+        (group.epoch, group.metadata_hash),
+        (2, 3_611_001_368_198_879_370)
+    );
     world.log.clear();
     let leaving = Beat {
         request: ConsumerGroupHeartbeatRequest {
@@ -505,7 +534,10 @@ fn only_a_member_at_its_epoch_speaks_for_itself() {
     assert_eq!(told(a.epoch + 1, &owned), ErrorCode::FencedMemberEpoch);
     // It may not have heard of its epoch, if it has nothing that is not its own.
     assert_eq!(told(a.epoch - 1, &owned), ErrorCode::None);
-    assert_eq!(told(a.epoch - 1, &[0, 1, 2, 3]), ErrorCode::FencedMemberEpoch);
+    assert_eq!(
+        told(a.epoch - 1, &[0, 1, 2, 3]),
+        ErrorCode::FencedMemberEpoch
+    );
     let stranger = Member {
         epoch: 1,
         ..Member::new("x")
@@ -525,12 +557,27 @@ fn offsets_are_a_members_at_its_epoch_or_since_it_has_its_partition() {
     assert_eq!(world.commit(&a, a.epoch, own), ErrorCode::None);
     // It got this one at the epoch before.
     assert_eq!(world.commit(&a, a.epoch - 1, own), ErrorCode::None);
-    assert_eq!(world.commit(&a, a.epoch - 1, others), ErrorCode::StaleMemberEpoch);
-    assert_eq!(world.commit(&b, b.epoch - 1, others), ErrorCode::StaleMemberEpoch);
-    assert_eq!(world.commit(&a, a.epoch + 1, own), ErrorCode::StaleMemberEpoch);
-    assert_eq!(world.commit(&Member::new("x"), 1, own), ErrorCode::UnknownMemberId);
+    assert_eq!(
+        world.commit(&a, a.epoch - 1, others),
+        ErrorCode::StaleMemberEpoch
+    );
+    assert_eq!(
+        world.commit(&b, b.epoch - 1, others),
+        ErrorCode::StaleMemberEpoch
+    );
+    assert_eq!(
+        world.commit(&a, a.epoch + 1, own),
+        ErrorCode::StaleMemberEpoch
+    );
+    assert_eq!(
+        world.commit(&Member::new("x"), 1, own),
+        ErrorCode::UnknownMemberId
+    );
     assert_eq!(world.fetch(Some(&a), a.epoch), ErrorCode::None);
-    assert_eq!(world.fetch(Some(&a), a.epoch - 1), ErrorCode::StaleMemberEpoch);
+    assert_eq!(
+        world.fetch(Some(&a), a.epoch - 1),
+        ErrorCode::StaleMemberEpoch
+    );
     assert_eq!(world.fetch(None, -1), ErrorCode::None);
 }
 
@@ -587,7 +634,10 @@ fn a_static_member_that_comes_back_has_what_it_had() {
         member_epoch: LEAVE_STATIC_EPOCH,
         ..Default::default()
     });
-    assert_eq!((left.error_code, left.member_epoch), (0, LEAVE_STATIC_EPOCH));
+    assert_eq!(
+        (left.error_code, left.member_epoch),
+        (0, LEAVE_STATIC_EPOCH)
+    );
     let epoch = world.group().epoch();
     world.join(&mut again);
     assert_eq!((again.partitions(), world.group().epoch()), (had, epoch));
@@ -614,7 +664,10 @@ fn topics_come_by_pattern_and_with_their_partitions() {
         subscribed_topic_regex: Some("(".into()),
         ..reporting(&a)
     });
-    assert_eq!(refused.error_code, ErrorCode::InvalidRegularExpression.code());
+    assert_eq!(
+        refused.error_code,
+        ErrorCode::InvalidRegularExpression.code()
+    );
     world.check_reload();
 }
 
@@ -653,9 +706,15 @@ fn members_of_both_protocols_share_a_group_while_it_moves() {
     let old = world.classic_group();
     let mut new = Member::new("n");
     world.join(&mut new);
-    assert_eq!((world.group().members().count(), new.partitions().len()), (2, 0));
+    assert_eq!(
+        (world.group().members().count(), new.partitions().len()),
+        (2, 0)
+    );
     // The old member hears of it, and joins with what it has left.
-    assert_eq!(world.classic_heartbeat(&old, 1), ErrorCode::RebalanceInProgress);
+    assert_eq!(
+        world.classic_heartbeat(&old, 1),
+        ErrorCode::RebalanceInProgress
+    );
     let joined = world.joined(&old);
     assert_eq!((joined.error_code, joined.generation_id), (0, 2));
     let sync = SyncGroupRequest {
@@ -681,10 +740,16 @@ fn members_of_both_protocols_share_a_group_while_it_moves() {
         ..Default::default()
     });
     assert_eq!(left.error_code, 0);
-    let groups: Vec<&'static str> =
-        world.coordinator.groups().map(|(_, group)| group.type_name()).collect();
+    let groups: Vec<&'static str> = world
+        .coordinator
+        .groups()
+        .map(|(_, group)| group.type_name())
+        .collect();
     assert_eq!(groups, ["classic"]);
-    assert_eq!(world.classic_heartbeat(&old, 2), ErrorCode::RebalanceInProgress);
+    assert_eq!(
+        world.classic_heartbeat(&old, 2),
+        ErrorCode::RebalanceInProgress
+    );
 }
 
 #[test]
@@ -707,19 +772,31 @@ fn what_a_request_lacks_is_said() {
     let joining = joining(&Member::new("a"));
     let cases = [
         (
-            ConsumerGroupHeartbeatRequest { member_id: Str::EMPTY, ..joining.clone() },
+            ConsumerGroupHeartbeatRequest {
+                member_id: Str::EMPTY,
+                ..joining.clone()
+            },
             "MemberId can't be empty.",
         ),
         (
-            ConsumerGroupHeartbeatRequest { rebalance_timeout_ms: -1, ..joining.clone() },
+            ConsumerGroupHeartbeatRequest {
+                rebalance_timeout_ms: -1,
+                ..joining.clone()
+            },
             "RebalanceTimeoutMs must be provided in first request.",
         ),
         (
-            ConsumerGroupHeartbeatRequest { topic_partitions: None, ..joining.clone() },
+            ConsumerGroupHeartbeatRequest {
+                topic_partitions: None,
+                ..joining.clone()
+            },
             "TopicPartitions must be empty when (re-)joining.",
         ),
         (
-            ConsumerGroupHeartbeatRequest { member_epoch: -3, ..joining.clone() },
+            ConsumerGroupHeartbeatRequest {
+                member_epoch: -3,
+                ..joining.clone()
+            },
             "MemberEpoch is invalid.",
         ),
     ];

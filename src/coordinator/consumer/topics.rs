@@ -28,10 +28,7 @@ pub(super) fn ids<'a>(
 }
 
 /// Of all topics of a group; those that do not exist do not count. 0: of none.
-pub(super) fn group_hash<'a>(
-    image: &MetadataImage,
-    names: impl Iterator<Item = &'a Str>,
-) -> i64 {
+pub(super) fn group_hash<'a>(image: &MetadataImage, names: impl Iterator<Item = &'a Str>) -> i64 {
     let sorted: BTreeSet<&Str> = names.collect();
     let topics = sorted.into_iter().filter_map(|name| image.topic(name));
     let mut bytes = Vec::new();

@@ -103,7 +103,11 @@ impl Topic {
         let mut by_load = self.by_load(loads);
         let mut owned: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, owner) in self.owners.iter().enumerate() {
-            owned.extend(owner.filter(|one| !owned.contains_key(one)).map(|one| (one, Vec::new())));
+            owned.extend(
+                owner
+                    .filter(|one| !owned.contains_key(one))
+                    .map(|one| (one, Vec::new())),
+            );
             if let Some(partitions) = owner.and_then(|one| owned.get_mut(&one)) {
                 partitions.push(index);
             }
@@ -151,7 +155,9 @@ mod tests {
         assert_eq!(sizes(&group.assign(Assignor::Uniform)), [3, 3]);
         group.members[1].1 = vec![2];
         assert_eq!(sizes(&group.assign(Assignor::Uniform)), [4, 2]);
-        group.members.push(("c".into(), vec![1], Default::default()));
+        group
+            .members
+            .push(("c".into(), vec![1], Default::default()));
         let sizes = sizes(&group.assign(Assignor::Uniform));
         assert!(sizes.iter().all(|size| *size == 2), "{sizes:?}");
     }

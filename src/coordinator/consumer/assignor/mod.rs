@@ -135,7 +135,10 @@ pub(super) mod testing {
             let member = spec.members.iter().find(|member| member.id == id);
             let member = member.expect("a member");
             for (topic, partitions) in assignment {
-                assert!(member.subscribed.contains(topic), "{id} has what it did not ask for");
+                assert!(
+                    member.subscribed.contains(topic),
+                    "{id} has what it did not ask for"
+                );
                 for index in partitions {
                     assert!(*index < spec.partitions[topic]);
                     assert_eq!(owners.insert((*topic, *index), id), None, "two owners");

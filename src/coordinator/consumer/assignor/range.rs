@@ -73,7 +73,10 @@ mod tests {
 
     #[test]
     fn of_a_topic_only_its_subscribers_have_some() {
-        let mut group = Group::new(&[("a", &[1]), ("b", &[1, 2]), ("c", &[2])], &[(1, 3), (2, 1)]);
+        let mut group = Group::new(
+            &[("a", &[1]), ("b", &[1, 2]), ("c", &[2])],
+            &[(1, 3), (2, 1)],
+        );
         let assigned = group.assign(Assignor::Range);
         assert_eq!(assigned["a"][&topic(1)], [0, 1].into());
         assert_eq!(assigned["b"][&topic(1)], [2].into());

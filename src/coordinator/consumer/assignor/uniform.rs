@@ -103,13 +103,21 @@ mod tests {
         assert_eq!(sizes(&group.assign(Assignor::Uniform)), [7]);
         for id in ["b", "c"] {
             let before = group.members.clone();
-            group.members.push((id.into(), vec![1, 2], Default::default()));
+            group
+                .members
+                .push((id.into(), vec![1, 2], Default::default()));
             let assigned = group.assign(Assignor::Uniform);
             let sizes = sizes(&assigned);
-            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+            assert!(
+                sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1,
+                "{sizes:?}"
+            );
             for (id, _, had) in before {
                 for (topic, partitions) in &assigned[&id] {
-                    assert!(partitions.is_subset(&had[topic]), "{id} got what another had");
+                    assert!(
+                        partitions.is_subset(&had[topic]),
+                        "{id} got what another had"
+                    );
                 }
             }
         }
