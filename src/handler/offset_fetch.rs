@@ -107,7 +107,6 @@ fn one_group(request: &OffsetFetchRequest) -> OffsetFetchRequestGroup {
         member_id: None,
         member_epoch: -1,
         topics,
-        ..Default::default()
     }
 }
 

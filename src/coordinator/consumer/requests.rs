@@ -44,7 +44,7 @@ impl Coordinator {
     ) -> Result<ConsumerGroupHeartbeatResponse, Refused> {
         let id = &beat.request.group_id;
         let joins = beat.request.member_epoch == 0;
-        if self.groups.get(id).is_none() && joins && self.is_full() {
+        if !self.groups.contains_key(id) && joins && self.is_full() {
             let message = "This coordinator has as many groups as it can.";
             return Err(Refused::new(ErrorCode::PolicyViolation, message));
         }
