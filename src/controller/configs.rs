@@ -370,7 +370,32 @@ impl Controller {
             let value = definitions::group()[name.as_str()].parse(text)?;
             self.check_group_range(name, &value)?;
         }
+        for kind in ["consumer", "share", "streams"] {
+            self.check_session(kind, wanted)?;
+        }
         Ok(())
+    }
+
+    /// A session outlasts a heartbeat, whichever of both the group has chosen and which the broker.
+    fn check_session(&self, kind: &str, wanted: &Settings) -> Result<(), Refusal> {
+        let names =
+            ["session.timeout.ms", "heartbeat.interval.ms"].map(|end| format!("{kind}.{end}"));
+        if names.iter().all(|name| !wanted.contains_key(name)) {
+            return Ok(());
+        }
+        let dynamic = self.dynamic_configs();
+        let layers = self.config.layers(&dynamic);
+        let [session, heartbeat] = names.each_ref().map(|name| {
+            let own = wanted.get(name).and_then(|text| text.parse().ok());
+            own.or_else(|| layers.integer(&format!("group.{name}")))
+        });
+        match session <= heartbeat {
+            true => Err(invalid_config(format!(
+                "{} must be greater than {}",
+                names[0], names[1]
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// The broker bounds what a group may choose: `group.consumer.min.x` and `group.consumer.max.x`

@@ -263,6 +263,7 @@ def consumer_group_settings(run):
     alter("too high", "consumer.session.timeout.ms", "60001")
     alter("no number", "consumer.session.timeout.ms", "x")
     alter("longer than the session", "consumer.heartbeat.interval.ms", "15001")
+    alter("a session shorter than the heartbeats", "consumer.session.timeout.ms", "4000")
     alter("not there", "consumer.nothing", "1")
     alter("a heartbeat interval", "consumer.heartbeat.interval.ms", "700")
     alter("a session time-out", "consumer.session.timeout.ms", "1500")

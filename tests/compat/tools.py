@@ -2,7 +2,7 @@
 
     tools.py [--cores N] [coati|kafka]
 
-Groups are of the classic protocol; what the log of offsets holds is read by Kafka's own formatters and its dump tool.
+What the log of offsets holds is read by Kafka's own formatters and its dump tool.
 """
 
 import argparse
@@ -215,13 +215,8 @@ def within_seconds(seconds: float, look):
     return answer
 
 
-def group_log(tools: Tools):
-    """The log of offsets as Kafka's own tools read it: a live group, its commits, and their end."""
-    tools.run("TopicCommand", "--create", "--topic", "glog", "--partitions", "1")
-    tools.run("ConsoleProducer", "--topic", "glog", data="a\nb\n")
-    consumed = tools.run("consumer.ConsoleConsumer", "--topic", "glog", "--group", "logged", "--max-messages", "2", "--from-beginning")
-    check(consumed.split() == ["a", "b"], consumed)
-    tools.run("consumer.group.ConsumerGroupCommand", "--delete", "--group", "logged")
+def log_of(tools: Tools, group: str, ended: str) -> tuple[int, str]:
+    """The partition of a group's log, and what Kafka's dump tool makes of it once its end is in the segments."""
     def segments():
         return {p: log for p in range(50) if (log := tools.server.data / f"__consumer_offsets-{p}" / ("0" * 20 + ".log")).exists()}
 
@@ -237,24 +232,55 @@ def group_log(tools: Tools):
         return tools.run("DumpLogSegments", "--offsets-decoder", "--files", str(copy), bootstrap=False)
 
     # What is acknowledged may be in the journal alone; the segments follow within seconds.
-    found = within_seconds(20, lambda: [p for p, log in segments().items() if b"logged" in log.read_bytes()])
+    found = within_seconds(20, lambda: [p for p, log in segments().items() if group.encode() in log.read_bytes()])
     check(len(found) == 1, f"the group's log is {found}")
     partition = found[0]
-    ended = r'"group":"logged"\}\} payload: <DELETE>'
-    dumped = within_seconds(20, lambda: text if re.search(ended, text := dump()) else None) or dump()
+    return partition, within_seconds(20, lambda: text if re.search(ended, text := dump()) else None) or dump()
+
+
+def read_log(tools: Tools, partition: int, formatter: str, count: int) -> str:
+    return tools.run("consumer.ConsoleConsumer", "--topic", "__consumer_offsets", "--partition", str(partition), "--offset", "earliest",
+                     "--max-messages", str(count), "--timeout-ms", "5000", "--formatter", f"org.apache.kafka.tools.consumer.{formatter}")
+
+
+def group_log(tools: Tools):
+    """The log of offsets as Kafka's own tools read it: a live group, its commits, and their end."""
+    tools.run("TopicCommand", "--create", "--topic", "glog", "--partitions", "1")
+    tools.run("ConsoleProducer", "--topic", "glog", data="a\nb\n")
+    consumed = tools.run("consumer.ConsoleConsumer", "--topic", "glog", "--group", "logged", "--max-messages", "2", "--from-beginning")
+    check(consumed.split() == ["a", "b"], consumed)
+    tools.run("consumer.group.ConsumerGroupCommand", "--delete", "--group", "logged")
+    partition, dumped = log_of(tools, "logged", r'"group":"logged"\}\} payload: <DELETE>')
     has(dumped, r'"type":"2","data":\{"group":"logged"\}\} payload: \{"version":"3","data":\{"protocolType":"","generation":0,"protocol":null',
         r'"protocolType":"consumer","generation":1,"protocol":"range".*"subscription":\{"topics":\["glog"\]',
         r'"type":"1","data":\{"group":"logged","topic":"glog","partition":0\}\} payload: \{"version":"4","data":\{"offset":2,"leaderEpoch":0',
         r'"topic":"glog","partition":0\}\} payload: <DELETE>', r'"group":"logged"\}\} payload: <DELETE>')
-    read = lambda formatter, count: tools.run(
-        "consumer.ConsoleConsumer", "--topic", "__consumer_offsets", "--partition", str(partition), "--offset", "earliest",
-        "--max-messages", str(count), "--timeout-ms", "5000", "--formatter", f"org.apache.kafka.tools.consumer.{formatter}")
-    has(read("OffsetsMessageFormatter", 8), r'"group":"logged","topic":"glog","partition":0\}\}.*"offset":2')
-    has(read("GroupMetadataMessageFormatter", 8), r'"group":"logged"\}\}.*"protocolType":"consumer"')
+    has(read_log(tools, partition, "OffsetsMessageFormatter", 8), r'"group":"logged","topic":"glog","partition":0\}\}.*"offset":2')
+    has(read_log(tools, partition, "GroupMetadataMessageFormatter", 8), r'"group":"logged"\}\}.*"protocolType":"consumer"')
+
+
+def consumer_group_log(tools: Tools):
+    """The same of a group of the consumer protocol (KIP-848), and what the group command says of it."""
+    tools.run("TopicCommand", "--create", "--topic", "clog", "--partitions", "1")
+    tools.run("ConsoleProducer", "--topic", "clog", data="a\nb\n")
+    consumed = tools.run("consumer.ConsoleConsumer", "--topic", "clog", "--group", "modern", "--max-messages", "2", "--from-beginning",
+                         "--command-property", "group.protocol=consumer")
+    check(consumed.split() == ["a", "b"], consumed)
+    command = lambda *arguments: tools.run("consumer.group.ConsumerGroupCommand", *arguments)
+    has(command("--list", "--type"), r"modern\s+Consumer")
+    has(command("--describe", "--group", "modern", "--state"), r"modern\s+.*uniform\s+Empty\s+.*0")
+    has(command("--delete", "--group", "modern"), "successful")
+    partition, dumped = log_of(tools, "modern", r'"type":"3","data":\{"groupId":"modern"\}\} payload: <DELETE>')
+    has(dumped, r'"type":"5","data":\{"groupId":"modern".*"subscribedTopicNames":\["clog"\],"subscribedTopicRegex":"".*"classicMemberMetadata":null',
+        r'"type":"3","data":\{"groupId":"modern"\}\} payload: \{"version":"0","data":\{"epoch":2,"metadataHash":-?[1-9]',
+        r'"type":"7".*payload: \{"version":"0","data":\{"topicPartitions":\[\{"topicId":"[^"]+","partitions":\[0\]\}\]',
+        r'"type":"6","data":\{"groupId":"modern"\}\} payload: \{"version":"0","data":\{"assignmentEpoch":2,"assignmentTimestamp":\d+',
+        r'"type":"8".*"memberEpoch":2,"previousMemberEpoch":0,"state":0,"assignedPartitions":\[\{.*"partitions":\[0\],"assignmentEpochs":\[2\]',
+        r'"type":"8".*payload: <DELETE>', r'"type":"7".*payload: <DELETE>', r'"type":"5".*payload: <DELETE>')
 
 
 ALL = [topic_command, config_command, console, performance, verifiable_producer, get_offset_shell, delete_records, log_dirs,
-       end_to_end_latency, client_compatibility, cluster_tools, groups, group_log]
+       end_to_end_latency, client_compatibility, cluster_tools, groups, group_log, consumer_group_log]
 
 
 def main():

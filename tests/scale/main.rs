@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "the other suite uses the rest of it")]
 #[path = "../robust/broker.rs"]
 mod broker;
+mod consumer;
 
 use std::cell::Cell;
 use std::future::Future;

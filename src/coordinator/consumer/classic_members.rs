@@ -2,15 +2,18 @@
 //! LeaveGroup, answered from the same target and epochs as everybody's. The member epoch is their generation; they learn
 //! of a new one by being told that a rebalance is in progress.
 
-use crate::coordinator::Join;
+use bytes::Bytes;
+
 use crate::coordinator::effects::Effects;
 use crate::coordinator::timers::{MemberTimer, Timer};
+use crate::coordinator::{Client, Join};
 use crate::limits::MEMBER_METADATA_BYTES_MAX;
 use crate::protocol::messages::leave_group_request::MemberIdentity;
 use crate::protocol::messages::leave_group_response::MemberResponse;
 use crate::protocol::messages::{
-    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse,
+    HeartbeatRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse,
 };
+use crate::protocol::records::client::consumer_protocol_subscription::ConsumerProtocolSubscription;
 use crate::protocol::{ErrorCode, Str};
 
 use super::regex::Change;
@@ -71,17 +74,7 @@ impl ConsumerGroup {
             .collect();
 
         let old = self.admit(fx, &found, &id);
-        let mut updated = told(old.clone(), request);
-        updated.client = super::Client {
-            id: join.client.id.detach(),
-            host: join.client.host.detach(),
-        };
-        updated.topics = subscription.topics.iter().map(Str::detach).collect();
-        let rack = subscription
-            .rack_id
-            .as_ref()
-            .filter(|rack| !rack.is_empty());
-        updated.rack = rack.map(Str::detach).or(updated.rack);
+        let updated = told(old.clone(), join, &subscription);
         let change = self.take_in(fx, &old, updated);
         let bumps = change.names || change.pattern != Change::None;
         if bumps || self.is_outdated {
@@ -97,7 +90,7 @@ impl ConsumerGroup {
         }
         if !downgrades {
             self.expect(fx, &id, request.session_timeout_ms);
-            self.await_sync(fx, &id, request.rebalance_timeout_ms);
+            self.await_sync(fx, &id);
         }
         let answer = JoinGroupResponse {
             generation_id: self.members[&id].epoch,
@@ -142,7 +135,8 @@ impl ConsumerGroup {
         }
     }
 
-    fn await_sync(&mut self, fx: &mut Effects<'_>, id: &Str, timeout_ms: i32) {
+    fn await_sync(&mut self, fx: &mut Effects<'_>, id: &Str) {
+        let timeout_ms = self.members[id].rebalance_timeout_ms;
         let waits = self.waits.entry(id.clone()).or_default();
         fx.timers.cancel(waits.join.take());
         fx.timers.cancel(waits.sync.take());
@@ -192,7 +186,8 @@ impl ConsumerGroup {
         let instance = request.group_instance_id.as_ref();
         let member = self.classic_member(id, instance, request.generation_id)?;
         let classic = member.classic.as_ref().expect("a classic member");
-        let (name, metadata) = &classic.protocols[0];
+        let first = classic.protocols.first();
+        let (name, metadata) = first.ok_or(ErrorCode::UnknownServerError)?;
         let is_other_type = request
             .protocol_type
             .as_ref()
@@ -306,23 +301,38 @@ impl ConsumerGroup {
     }
 }
 
-/// A member as its JoinGroup tells it, but for what is inside its protocols.
-fn told(mut member: Member, request: &JoinGroupRequest) -> Member {
+/// A member as its JoinGroup tells it.
+fn told(mut member: Member, join: &Join, subscription: &ConsumerProtocolSubscription) -> Member {
+    let request = &join.request;
     if let Some(instance) = &request.group_instance_id {
         member.instance = Some(instance.detach());
     }
-    if request.rebalance_timeout_ms != -1 {
-        member.rebalance_timeout_ms = request.rebalance_timeout_ms;
+    let rebalance_timeout_ms = match join.version {
+        // The oldest version knows only one time-out.
+        0 => request.session_timeout_ms,
+        _ => request.rebalance_timeout_ms,
+    };
+    if rebalance_timeout_ms != -1 {
+        member.rebalance_timeout_ms = rebalance_timeout_ms;
     }
+    member.client = Client {
+        id: join.client.id.detach(),
+        host: join.client.host.detach(),
+    };
+    member.topics = subscription.topics.iter().map(Str::detach).collect();
     member.regex = Str::EMPTY;
+    if let Some(rack) = subscription
+        .rack_id
+        .as_ref()
+        .filter(|rack| !rack.is_empty())
+    {
+        member.rack = Some(rack.detach());
+    }
     let protocols = request.protocols.iter();
     member.classic = Some(ClassicMember {
         session_timeout_ms: request.session_timeout_ms,
         protocols: protocols
-            .map(|one| {
-                let metadata = bytes::Bytes::copy_from_slice(&one.metadata);
-                (one.name.detach(), metadata)
-            })
+            .map(|one| (one.name.detach(), Bytes::copy_from_slice(&one.metadata)))
             .collect(),
     });
     member

@@ -310,8 +310,8 @@ impl ConsumerGroup {
         let regex = updated.regex.clone();
         if updated != *old {
             fx.write(records::member(&self.id, &updated));
+            self.put(updated);
         }
-        self.put(updated);
         Changed {
             names,
             pattern: self.pattern_changed(fx, &old.regex, &regex),
@@ -370,12 +370,15 @@ impl ConsumerGroup {
             subscribed: self.subscribed_ids(fx.image, member),
             before: self.target.get(&member.id).unwrap_or(&none),
         });
-        let names = self.topic_names().filter_map(|name| fx.image.topic(name));
-        let partitions = names.map(|topic| (topic.id, topic.partitions.len() as i32));
+        let members: Vec<MemberSpec<'_>> = members.collect();
+        // Only what somebody wants: a pattern may have been looked up for a member that is gone.
+        let wanted = members.iter().flat_map(|member| &member.subscribed);
+        let topics = wanted.filter_map(|id| fx.image.topic_by_id(*id));
+        let partitions = topics.map(|topic| (topic.id, topic.partitions.len() as i32));
         assignor.assign(&Spec {
-            members: members.collect(),
-            is_homogeneous: self.is_homogeneous(),
             partitions: partitions.collect(),
+            members,
+            is_homogeneous: self.is_homogeneous(),
         })
     }
 

@@ -277,7 +277,7 @@ impl ConsumerGroup {
 
     /// Topics may have changed: the next heartbeat looks.
     pub(super) fn on_topics_changed(&mut self, names: &BTreeSet<Str>) {
-        if names.iter().any(|name| self.is_subscribed_to(name)) {
+        if self.topic_names().any(|name| names.contains(name)) {
             self.is_outdated = true;
         }
     }
