@@ -6,9 +6,6 @@ pub const SHARDS_MAX: u16 = 255;
 /// Memory of all cores for what was written last, to serve it again without the disk.
 pub const TAIL_CACHE_BYTES: usize = 256 << 20;
 
-/// Batches of messages that may wait in the channel from one core to another; a full one holds the sender's turn back.
-pub const MESH_BATCHES_MAX: usize = 1024;
-
 /// Bytes of requests of one connection that may be in progress before it stops reading.
 pub const CONNECTION_REQUEST_BYTES_MAX: usize = 16 << 20;
 

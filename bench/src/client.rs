@@ -2,7 +2,7 @@
 //! anything. Errors are sentences for people: a run that meets one ends with it.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -80,6 +80,9 @@ pub struct Sequence {
 pub trait Client: Clone + 'static {
     type Connection: Connection;
     type Batch: Batch;
+
+    /// Resolves at `due`, to the moment, on the executor that the connections are served by.
+    fn sleep_until(due: Instant) -> impl Future<Output = ()>;
 
     /// Creates the topic; `false` if it was there, and stays as it is. `configs` are `name=value`.
     fn create_topic(

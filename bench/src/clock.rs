@@ -4,7 +4,7 @@
     reason = "measuring time is the generator's work; this is its one place that reads the clock"
 )]
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub fn now() -> Instant {
     Instant::now()
@@ -15,12 +15,4 @@ pub fn wall_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_millis() as i64)
-}
-
-/// Resolves at `due`, at once if that is past.
-pub async fn sleep_until(due: Instant) {
-    let left = due.saturating_duration_since(now());
-    if left > Duration::ZERO {
-        glommio::timer::sleep(left).await;
-    }
 }

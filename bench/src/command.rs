@@ -5,7 +5,6 @@ use std::fmt::Display;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -406,7 +405,6 @@ impl BenchArgs {
             .map_err(|error| error.to_string())?;
         let executor = glommio::LocalExecutorBuilder::new(placement)
             .name(EXECUTOR_NAME)
-            .preempt_timer(Duration::from_millis(1))
             .spawn(move || async move {
                 let connect = prepare();
                 match &self.kind {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::{Ready, ready};
@@ -12,6 +12,7 @@ use crate::client::{
     Batch, Client, Codec, Connection, FetchBounds, Header, Outcome, Position, Sequence, Target,
     Topic,
 };
+use crate::clock;
 
 /// What becomes of one record among those that come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +96,10 @@ fn encode<'a>(values: impl IntoIterator<Item = &'a Vec<u8>>) -> Bytes {
 impl Client for FakeBroker {
     type Connection = FakeBroker;
     type Batch = FakeBatch;
+
+    async fn sleep_until(due: Instant) {
+        glommio::timer::sleep(due.saturating_duration_since(clock::now())).await;
+    }
 
     async fn create_topic(&self, _: &str, _: i32, _: &[String]) -> Outcome<bool> {
         Ok(true)

@@ -223,7 +223,7 @@ impl<C: Client> Producer<C> {
                     wake = wake.min(first + linger);
                 }
             }
-            clock::sleep_until(wake.min(run.end())).await;
+            C::sleep_until(wake.min(run.end())).await;
         }
         for (partition, waiting) in pending.iter_mut().enumerate() {
             if waiting.is_some() {

@@ -193,12 +193,12 @@ impl Setting {
     }
 
     /// Waits for what is to be done at the end; if somebody wants the end now, or in a hurry, not for long.
-    async fn settle(&self, work: impl Future<Output = ()>, hurry: bool) {
+    async fn settle<C: Client>(&self, work: impl Future<Output = ()>, hurry: bool) {
         let given_up = async {
             while !self.stop.get() && !hurry {
-                clock::sleep_until(clock::now() + LOOK).await;
+                C::sleep_until(clock::now() + LOOK).await;
             }
-            clock::sleep_until(clock::now() + GRACE).await;
+            C::sleep_until(clock::now() + GRACE).await;
         };
         select(pin!(work), pin!(given_up)).await;
     }
@@ -230,7 +230,7 @@ pub async fn run<C: Client>(client: &C, workload: &Workload, setting: &Setting) 
     let failed = measured
         .as_ref()
         .map_or(true, |report| report.failure.is_some());
-    setting.settle(removing, failed).await;
+    setting.settle::<C>(removing, failed).await;
     measured
 }
 
@@ -281,10 +281,10 @@ async fn run_on<C: Client>(
     run.end.set(measure_from + workload.test_duration());
     let sending = parts.start_producers(&run, start);
     let reading = parts.start_consumers(&run);
-    let seconds = watch(&run, setting, measure_from).await;
-    setting.settle(all(sending), run.failed()).await;
+    let seconds = watch::<C>(&run, setting, measure_from).await;
+    setting.settle::<C>(all(sending), run.failed()).await;
     run.all_sent.set(true);
-    setting.settle(all(reading), run.failed()).await;
+    setting.settle::<C>(all(reading), run.failed()).await;
     drop(idle);
     setting.end_interval(&run.recorder)?;
     let mut report = report(&run, setting, conditions, flush_mode, seconds);
@@ -446,7 +446,7 @@ impl<C: Client> Parts<C> {
                 Schedule::new(start + turn, rate)
             });
             tasks.push(run.spawn(async move {
-                clock::sleep_until(start).await;
+                C::sleep_until(start).await;
                 producer.produce(schedule).await
             }));
         }
@@ -463,7 +463,7 @@ impl<C: Client> Parts<C> {
                 let counting = Rc::clone(run);
                 run.spawn(async move {
                     if counting.workload.producers_per_topic == 0 {
-                        clock::sleep_until(counting.recorder.measure_from()).await;
+                        C::sleep_until(counting.recorder.measure_from()).await;
                     }
                     let consumed = consumer.consume().await;
                     counting.reading.set(counting.reading.get() - 1);
@@ -474,7 +474,7 @@ impl<C: Client> Parts<C> {
         if let Some(reader) = self.catch_up.take() {
             let ending = Rc::clone(run);
             tasks.push(run.spawn(async move {
-                clock::sleep_until(ending.recorder.measure_from()).await;
+                C::sleep_until(ending.recorder.measure_from()).await;
                 let read = reader.consume().await;
                 ending.finish();
                 read
@@ -500,7 +500,7 @@ struct Seconds {
 }
 
 /// Follows the run to its end, second by second.
-async fn watch(run: &Rc<Run>, setting: &Setting, measure_from: Instant) -> Seconds {
+async fn watch<C: Client>(run: &Rc<Run>, setting: &Setting, measure_from: Instant) -> Seconds {
     let take = || Sample::take(clock::now(), &run.recorder, setting.broker);
     let only_reads = run.workload.producers_per_topic == 0;
     let mut second = take();
@@ -547,7 +547,7 @@ async fn watch(run: &Rc<Run>, setting: &Setting, measure_from: Instant) -> Secon
         };
         // To the moment: a short run is over soon.
         let next = first.map_or(next.min(measure_from), |_| next);
-        clock::sleep_until(next.min(now + LOOK)).await;
+        C::sleep_until(next.min(now + LOOK)).await;
     }
     let last = take();
     setting.ask_broker();
@@ -604,10 +604,10 @@ async fn fill<C: Client>(
         if now > second.at + Duration::from_secs(1) {
             (setting.progress)(&run.recorder.end_second(now, &mut second, setting.broker));
         }
-        clock::sleep_until(clock::now() + Duration::from_millis(5)).await;
+        C::sleep_until(clock::now() + Duration::from_millis(5)).await;
     }
     run.finish();
-    setting.settle(all(tasks), run.failed()).await;
+    setting.settle::<C>(all(tasks), run.failed()).await;
     run.failure.take().map_or(Ok(()), Err)
 }
 

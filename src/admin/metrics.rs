@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::prometheus::{Family, Kind, Text};
 use crate::controller::MetadataImage;
+use crate::io::turn;
 use crate::io::{clock, process};
 use crate::limits::METRICS_PARTITIONS_MAX;
 use crate::partition::Arrived;
@@ -63,7 +64,7 @@ pub async fn page(shard: &Rc<Shard>, began: Instant) -> String {
     topics(&mut text, &shard.image(), &samples);
     requests(&mut text, &samples);
     cores(&mut text, shard, &samples);
-    glommio::yield_if_needed().await;
+    turn::yield_if_needed().await;
     if with_partitions {
         partitions(&mut text, &samples).await;
     }
@@ -117,7 +118,7 @@ async fn sample(shard: Rc<Shard>, with_partitions: bool) -> CoreSample {
                 });
             }
         }
-        glommio::yield_if_needed().await;
+        turn::yield_if_needed().await;
     }
     sample
 }
@@ -483,7 +484,7 @@ async fn partitions(text: &mut Text, samples: &[CoreSample]) {
                     ];
                     family.sample(&labels, value(partition));
                 }
-                glommio::yield_if_needed().await;
+                turn::yield_if_needed().await;
             }
         }
     }

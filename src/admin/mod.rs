@@ -23,6 +23,8 @@ use tracing::{debug, warn};
 use self::http::{HEAD_BYTES_MAX, Request, Response, Status};
 use crate::io::clock;
 use crate::io::socket::{BoundListener, Listener, Socket};
+use crate::io::timer;
+use crate::io::turn;
 use crate::limits::{ADMIN_CONNECTIONS_MAX, YIELD_BYTES};
 use crate::shard::Shard;
 use crate::stages::tasks::{self, Task};
@@ -72,11 +74,11 @@ pub async fn serve(shard: Rc<Shard>, bound: BoundListener, began: Instant) {
         if endpoint.shard.stopping() {
             return;
         }
-        match accepted.and_then(|(stream, _)| Socket::adopt(stream)) {
-            Ok(socket) => endpoint.clone().admit(socket),
+        match accepted {
+            Ok((stream, _)) => endpoint.clone().admit(Socket::adopt(stream)),
             Err(error) => {
                 debug!(%error, "accepting for the admin endpoint failed");
-                glommio::timer::sleep(ACCEPT_RETRY).await;
+                timer::sleep(ACCEPT_RETRY).await;
             }
         }
     }
@@ -212,7 +214,7 @@ async fn send(
         let of_head = sent.min(head.len());
         head.advance(of_head);
         body.advance(sent - of_head);
-        glommio::yield_if_needed().await;
+        turn::yield_if_needed().await;
     }
     Ok(())
 }
@@ -229,7 +231,7 @@ async fn drain(socket: &Socket, mut received: BytesMut) -> io::Result<()> {
 }
 
 async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> io::Result<T> {
-    let timer = pin!(glommio::timer::sleep(patience));
+    let timer = pin!(timer::sleep(patience));
     match select(pin!(work), timer).await {
         Either::Left((done, _)) => Ok(done),
         Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),

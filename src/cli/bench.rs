@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coati_bench::client::{self as bench, FetchBounds, Outcome, Position, Sequence, Target};
@@ -13,7 +13,7 @@ use super::{Failure, Outcome as CommandOutcome};
 use crate::client::time::Attempts;
 use crate::client::{Answer, ClientError, Cluster, ClusterOptions, Connection, ConnectionOptions};
 use crate::ids::{Offset, ProducerId};
-use crate::io::heartbeat;
+use crate::io::{timer, turn};
 use crate::protocol::batch::{self, BatchBuilder, RecordHeader};
 use crate::protocol::compression::Codec;
 use crate::protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -43,9 +43,9 @@ const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 
 pub fn run(args: coati_bench::BenchArgs) -> CommandOutcome {
-    let watch = heartbeat::watch(coati_bench::EXECUTOR_NAME);
+    let watch = turn::watch(coati_bench::EXECUTOR_NAME);
     let ended = args.run(move || {
-        watch.begin();
+        drop(watch);
         |bootstrap: &str| Client {
             bootstrap: bootstrap.to_owned(),
         }
@@ -197,6 +197,10 @@ fn ends_of(
 impl coati_bench::Client for Client {
     type Connection = Link;
     type Batch = Batch;
+
+    async fn sleep_until(due: Instant) {
+        timer::sleep_until(due).await;
+    }
 
     async fn create_topic(
         &self,

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Outcome;
 use crate::client::{Cluster, ClusterOptions};
-use crate::io::{heartbeat, process};
+use crate::io::{process, turn};
 
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
@@ -36,12 +36,12 @@ where
         .make()
         .map_err(|error| {
             format!(
-                "cannot set up io_uring ({error}); the kernel must be 5.8 or later and allow it"
+                "cannot set up io_uring ({error}); the kernel must be 6.1 or later and allow it"
             )
         })?;
-    let watch = heartbeat::watch(process::thread_name());
+    let watch = turn::watch(process::thread_name());
     executor.run(async {
-        watch.begin();
+        drop(watch);
         let options = ClusterOptions {
             retry_for: Duration::from_secs(args.timeout),
             ..ClusterOptions::default()

@@ -16,6 +16,7 @@ use crate::client::{
 };
 use crate::ids::{Offset, PartitionIndex};
 use crate::io::clock;
+use crate::io::timer;
 use crate::protocol::{ErrorCode, Str};
 
 /// Read records of a topic.
@@ -160,7 +161,7 @@ async fn consume_in_group(
                 // With more members than partitions some have nothing to do.
                 true => {
                     let rest = beat_at.saturating_duration_since(clock::now());
-                    glommio::timer::sleep(rest).await;
+                    timer::sleep(rest).await;
                     None
                 }
                 false => {

@@ -9,6 +9,7 @@ use super::lines::Lines;
 use super::progress::Progress;
 use crate::client::{Acks, Cluster, Producer, ProducerOptions, ProducerRecord};
 use crate::ids::PartitionIndex;
+use crate::io::turn;
 use crate::protocol::Str;
 use crate::protocol::batch::RecordHeader;
 use crate::protocol::compression::Codec;
@@ -138,7 +139,7 @@ async fn produce(cluster: Cluster, args: ProduceArgs) -> Outcome {
             return Err(error.into());
         }
         progress.show(producer.delivered(), bytes);
-        glommio::yield_if_needed().await;
+        turn::yield_if_needed().await;
     }
     producer.flush().await;
     drop(progress);

@@ -21,6 +21,8 @@ use super::notify::Notify;
 use super::time::within;
 use crate::io::clock;
 use crate::io::socket::Socket;
+use crate::io::timer;
+use crate::io::turn;
 use crate::protocol::header::{read_response_header, write_request_header};
 use crate::protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use crate::protocol::{
@@ -501,7 +503,7 @@ impl Wire {
         while !rest.is_empty() {
             let sent = self.socket.send(rest).await?;
             IoSlice::advance_slices(&mut rest, sent);
-            glommio::yield_if_needed().await;
+            turn::yield_if_needed().await;
         }
         Ok(())
     }
@@ -524,7 +526,7 @@ impl Wire {
             reserve(&mut buffer);
             match self.socket.receive(&mut buffer).await {
                 Ok(0) => break self.disconnected("the broker closed it"),
-                Ok(_) => glommio::yield_if_needed().await,
+                Ok(_) => turn::yield_if_needed().await,
                 Err(error) => break self.disconnected(&error.to_string()),
             }
         };
@@ -569,7 +571,7 @@ impl Wire {
                     wire.fail(wire.overdue(now));
                     break;
                 }
-                glommio::timer::sleep((next - now).min(OVERDUE_CHECK)).await;
+                timer::sleep((next - now).min(OVERDUE_CHECK)).await;
             }
             wire.watched.set(false);
         };

@@ -66,7 +66,7 @@ impl FakeBroker {
         let (noted, ended) = (Rc::clone(&seen), Rc::clone(&closed));
         glommio::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let socket = Socket::adopt(stream).unwrap();
+                let socket = Socket::adopt(stream);
                 let (script, seen) = (Rc::clone(&script), Rc::clone(&noted));
                 let ended = Rc::clone(&ended);
                 glommio::spawn_local(async move {

@@ -15,6 +15,8 @@ use super::partitioner::{Sticky, partition_of_key};
 use super::time::Attempts;
 use super::{ClientError, Cluster, Missing, Topic};
 use crate::ids::{BrokerId, Offset, PartitionIndex, ProducerId, TimestampMs};
+use crate::io::timer;
+use crate::io::turn;
 use crate::io::{clock, entropy};
 use crate::protocol::batch::{BatchBuilder, RecordHeader};
 use crate::protocol::compression::Codec;
@@ -420,7 +422,7 @@ impl Inner {
     async fn dispatch(self: Rc<Self>) {
         while !self.closed.get() {
             // Records that arrive in one turn of the executor share a batch.
-            glommio::executor().yield_now().await;
+            turn::yield_now().await;
             let due = self.take_due();
             let is_idle = due.batches.is_empty();
             for (leader, batches) in due.batches {
@@ -435,7 +437,7 @@ impl Inner {
                 None => change.await,
                 Some(next) => {
                     let pause = next.saturating_duration_since(clock::now());
-                    let timer = std::pin::pin!(glommio::timer::sleep(pause));
+                    let timer = std::pin::pin!(timer::sleep(pause));
                     match select(std::pin::pin!(change), timer).await {
                         Either::Left(_) | Either::Right(_) => {}
                     }

@@ -8,13 +8,14 @@ use futures::future::{Either, select};
 
 use super::ClientError;
 use crate::io::clock;
+use crate::io::timer;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// What `future` resolves to, or `None` when it takes longer than `limit`.
 pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
-    match select(pin!(future), pin!(glommio::timer::sleep(limit))).await {
+    match select(pin!(future), pin!(timer::sleep(limit))).await {
         Either::Left((value, _)) => Some(value),
         Either::Right(((), _)) => None,
     }
@@ -46,7 +47,7 @@ impl Attempts {
             return Err(error);
         }
         tracing::debug!(%error, pause_ms = self.pause.as_millis() as u64, "trying again");
-        glommio::timer::sleep(self.pause).await;
+        timer::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(BACKOFF_MAX);
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::handler::fetch_session::{Opened, Wanted};
 use crate::handler::{Context, Header, Malformed, errors, leader_hints};
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ShardId};
 use crate::io::clock;
+use crate::io::timer;
 use crate::net::responses::Frame;
 use crate::partition::waiting::FetchWaiter;
 use crate::partition::{FetchedRecords, PartitionError, ReadBounds};
@@ -254,7 +255,7 @@ async fn read_until_enough(
         }
         let timed_out = {
             let more = std::pin::pin!(wait_for_bytes(&shard, &reads, &answers, missing));
-            let timer = std::pin::pin!(glommio::timer::sleep(left));
+            let timer = std::pin::pin!(timer::sleep(left));
             matches!(select(more, timer).await, Either::Right(_))
         };
         stopwatch.pass(1);

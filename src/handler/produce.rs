@@ -13,6 +13,7 @@ use futures::future::{self, Either, join_all};
 use crate::handler::{Context, Header, Malformed, Response, errors, leader_hints};
 use crate::ids::{Offset, PartitionIndex, ShardId};
 use crate::io::clock;
+use crate::io::timer;
 use crate::log::LogError;
 use crate::net::responses::Frame;
 use crate::partition::validate::{self, CompressedRecords, RecordError, validate};
@@ -189,7 +190,7 @@ async fn finish(
 ) -> Result<Option<Frame>, Malformed> {
     let appended = join_all(ordered);
     let answers = if acks == Acks::All {
-        let timer = std::pin::pin!(glommio::timer::sleep(timeout));
+        let timer = std::pin::pin!(timer::sleep(timeout));
         match future::select(appended, timer).await {
             Either::Left((answers, _)) => Some(answers),
             Either::Right(_) => None,

@@ -1,4 +1,4 @@
-//! Owns every meeting with the kernel: aligned memory, files, the auxiliary ring, sockets, the process,
+//! Owns every meeting with the kernel: aligned memory, files, the ring, time that passes, sockets, the process,
 //! the clock and randomness. The only folder with `unsafe` and system calls; it knows nothing of Kafka.
 #![allow(
     unsafe_code,
@@ -12,13 +12,15 @@ pub mod disk;
 pub mod entropy;
 pub mod file;
 mod file_range;
-pub mod heartbeat;
 pub mod process;
 pub mod ring;
 #[cfg(feature = "simulation")]
 pub mod simulated;
 pub mod socket;
 pub mod space;
+pub mod timer;
+pub mod turn;
+mod watch;
 
 pub use buffer::{AppendBuffer, BLOCK};
 pub use disk::Disk;

@@ -1,81 +1,66 @@
-//! Owns the auxiliary io_uring of each thread: file operations that glommio lacks or that would
-//! stall a core. Submissions of one turn go to the kernel together; completions wake the executor
-//! through an eventfd that glommio polls. Never blocks, never retries.
+//! Owns the io_uring of each thread, through which all of its I/O goes: operations on files, which sockets are
+//! ready, time that passes, other threads that ring. Submissions of a turn go to the kernel together, and the same
+//! system call brings back what is done, or sleeps until something is (`turn` says when). Never retries.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::LocalBoxFuture;
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::AppendBuffer;
+use super::timer::Timers;
+use super::turn::{self, Answering};
+use super::watch::Watches;
 
 /// Operations the kernel has at one time; further ones wait in memory, which their callers bound.
 const IN_FLIGHT_MAX: usize = 1024;
 const SUBMISSION_ENTRIES: u32 = 256;
 
+/// Completions that the kernel keeps at hand; it keeps further ones elsewhere, which takes longer.
+const COMPLETION_ENTRIES: u32 = 4096;
+
+/// What a completion is of: the number of an operation, or with this bit that of a watch, or nobody's.
+const OF_WATCH: u64 = 1 << 63;
+const OF_NOBODY: u64 = u64::MAX;
+
 thread_local! {
     static RING: RefCell<Option<Rc<Ring>>> = const { RefCell::new(None) };
 }
 
-/// Sets up this thread's ring and the tasks that drive it. Call once on each glommio executor,
-/// before any [`crate::io::Disk`] is used there.
+/// Sets up this thread's ring and the task that drives it, on the executor that runs. Whoever uses the ring of a
+/// thread that has none sets it up, too, but cannot be told that the kernel refuses.
 pub fn init_thread() -> io::Result<()> {
-    init_thread_with(|task| {
-        glommio::spawn_local(task).detach();
-    })
-}
-
-/// As [`init_thread`], with the tasks spawned by the caller.
-pub fn init_thread_with(spawn: impl Fn(LocalBoxFuture<'static, ()>)) -> io::Result<()> {
-    let ring = Rc::new(Ring::new()?);
-    RING.set(Some(ring.clone()));
-    super::heartbeat::begin();
-    let events = glommio::io::PollableFd::new(ring.events.clone())
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    spawn(Box::pin(reap_when_woken(ring.clone(), events)));
-    spawn(Box::pin(submit_each_turn(ring)));
+    if RING.with_borrow(Option::is_none) {
+        let ring = Rc::new(Ring::new()?);
+        RING.set(Some(ring.clone()));
+        turn::drive(ring);
+    }
     Ok(())
 }
 
-async fn reap_when_woken(ring: Rc<Ring>, events: glommio::io::PollableFd<Arc<OwnedFd>>) {
-    loop {
-        if events.readable().await.is_err() {
-            return; // The executor is going away.
-        }
-        let mut count = [0u8; 8];
-        // SAFETY: reads 8 bytes into 8 bytes; the descriptor is open and non-blocking.
-        unsafe { libc::read(ring.events.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
-        ring.reap();
-        ring.submit();
+/// This thread's.
+pub(super) fn current() -> Rc<Ring> {
+    if let Some(ring) = RING.with_borrow(Clone::clone) {
+        return ring;
     }
+    init_thread().expect("io_uring as Linux has it since 6.1");
+    RING.with_borrow(Clone::clone).expect("it was just set up")
 }
 
-async fn submit_each_turn(ring: Rc<Ring>) {
-    loop {
-        // Runs behind the tasks that were ready when the first operation was queued, so that a
-        // turn's operations share one system call.
-        std::future::poll_fn(|context| {
-            let room = ring.in_flight.get() < IN_FLIGHT_MAX;
-            if ring.refused.take() || (room && !ring.queued.borrow().is_empty()) {
-                Poll::Ready(())
-            } else {
-                ring.submitter.replace(Some(context.waker().clone()));
-                Poll::Pending
-            }
-        })
-        .await;
-        ring.submit();
-    }
+/// The executor has ended; another one may come on this thread.
+pub(super) fn forget() {
+    // Not while the thread's own storage is being taken down: then it is forgotten anyway.
+    let _ring = RING.try_with(RefCell::take);
 }
 
 /// What an operation needs alive until the kernel is done with it, handed back at its end.
@@ -119,42 +104,38 @@ enum Slot {
     },
 }
 
-struct Ring {
+pub(super) struct Ring {
     uring: RefCell<IoUring>,
-    events: Arc<OwnedFd>,
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
     queued: RefCell<VecDeque<squeue::Entry>>,
+    /// Operations that the kernel has.
     in_flight: Cell<usize>,
-    /// The kernel left entries in the submission queue.
-    refused: Cell<bool>,
-    submitter: RefCell<Option<Waker>>,
+    pub(super) watches: RefCell<Watches>,
+    pub(super) timers: RefCell<Timers>,
+    pub(super) answering: RefCell<Option<Answering>>,
 }
 
 impl Ring {
     fn new() -> io::Result<Ring> {
+        // A thread that sleeps for 100 µs is to sleep for that, not for 50 µs more.
+        // SAFETY: takes numbers only.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
         let uring = IoUring::builder()
             .setup_single_issuer()
-            .setup_coop_taskrun()
-            .setup_cqsize(2 * IN_FLIGHT_MAX as u32)
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(COMPLETION_ENTRIES)
             .build(SUBMISSION_ENTRIES)?;
-        // SAFETY: a plain system call whose result is checked.
-        let events = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if events < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a descriptor just made, owned by nobody else.
-        let events = Arc::new(unsafe { OwnedFd::from_raw_fd(events) });
-        uring.submitter().register_eventfd(events.as_raw_fd())?;
         Ok(Ring {
             uring: RefCell::new(uring),
-            events,
             slots: RefCell::default(),
             free: RefCell::default(),
             queued: RefCell::default(),
             in_flight: Cell::new(0),
-            refused: Cell::new(false),
-            submitter: RefCell::new(None),
+            watches: RefCell::default(),
+            timers: RefCell::default(),
+            answering: RefCell::default(),
         })
     }
 
@@ -185,90 +166,140 @@ impl Ring {
             waker: None,
         };
         self.queued.borrow_mut().push_back(entry);
-        if let Some(waker) = self.submitter.take() {
-            waker.wake();
-        }
         index
     }
 
-    fn submit(&self) {
-        while self.fill() {
-            let result = {
-                let mut uring = self.uring.borrow_mut();
-                // What completes inside this call is reaped below: no need to be woken for it.
-                uring.completion().disable_eventfd();
-                let result = uring.submit();
-                uring.completion().enable_eventfd();
-                result
-            };
-            self.reap();
-            match result {
-                Ok(_) => {}
-                Err(error)
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
-                    ) =>
-                {
+    /// From the next turn on the kernel tells what becomes of the descriptor, until [`Ring::end_watch`].
+    pub(super) fn begin_watch(&self, index: usize, descriptor: i32, events: u32) {
+        let entry = opcode::PollAdd::new(types::Fd(descriptor), events)
+            .multi(true)
+            .build()
+            .user_data(OF_WATCH | index as u64);
+        self.queued.borrow_mut().push_back(entry);
+    }
+
+    pub(super) fn end_watch(&self, index: usize) {
+        let entry = opcode::AsyncCancel::new(OF_WATCH | index as u64)
+            .build()
+            .user_data(OF_NOBODY);
+        self.queued.borrow_mut().push_back(entry);
+    }
+
+    /// Hands over what is queued and takes back what is done, in one system call if any is needed. Sleeps for at most
+    /// `patience`, if there is any, until something is done. Whether a task was woken.
+    pub(super) fn enter(&self, patience: Option<Duration>) -> bool {
+        let mut woken = self.reap();
+        loop {
+            self.fill();
+            let entered = self.enter_kernel(patience.filter(|_| !woken));
+            woken |= self.reap();
+            match entered {
+                Ok(true) if self.has_more() => {}
+                Ok(_) => return woken,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR | libc::ETIME) => return woken,
                     // Short of kernel memory, or completions overflow: again next turn.
-                    self.refused.set(true);
-                    if let Some(waker) = self.submitter.take() {
-                        waker.wake();
-                    }
-                    return;
-                }
-                Err(error) => panic!("io_uring_enter: {error}"),
+                    Some(libc::EAGAIN | libc::EBUSY) => return woken,
+                    _ => panic!("io_uring_enter: {error}"),
+                },
             }
         }
     }
 
-    /// Moves queued entries to the submission queue; true if the kernel has some to take.
-    fn fill(&self) -> bool {
+    /// Whether there was a reason for the system call.
+    fn enter_kernel(&self, patience: Option<Duration>) -> io::Result<bool> {
+        let mut uring = self.uring.borrow_mut();
+        let submission = uring.submission();
+        let needed = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        match patience {
+            Some(patience) => {
+                let limit = types::Timespec::from(patience);
+                let arguments = types::SubmitArgs::new().timespec(&limit);
+                uring.submitter().submit_with_args(1, &arguments)?;
+            }
+            None if needed => {
+                uring.submit()?;
+            }
+            None => {}
+        }
+        Ok(needed || patience.is_some())
+    }
+
+    /// What is queued goes to the submission queue, as far as there is room.
+    fn fill(&self) {
         let mut uring = self.uring.borrow_mut();
         let mut queued = self.queued.borrow_mut();
         let mut submission = uring.submission();
-        while self.in_flight.get() < IN_FLIGHT_MAX && !submission.is_full() {
-            let Some(entry) = queued.pop_front() else {
-                break;
-            };
+        while !submission.is_full() && self.has_room_for(queued.front()) {
+            let entry = queued.pop_front().expect("it was looked at");
+            if is_of_operation(entry.get_user_data()) {
+                self.in_flight.set(self.in_flight.get() + 1);
+            }
             // SAFETY: all that the entry points to lives in its slot until its completion.
             unsafe { submission.push(&entry) }.expect("room was checked");
-            self.in_flight.set(self.in_flight.get() + 1);
         }
-        !submission.is_empty()
     }
 
-    fn reap(&self) {
-        loop {
-            let completion = self
-                .uring
-                .borrow_mut()
-                .completion()
-                .next()
-                .map(|entry| (entry.user_data() as usize, entry.result()));
-            let Some((index, result)) = completion else {
-                break;
+    fn has_room_for(&self, entry: Option<&squeue::Entry>) -> bool {
+        entry.is_some_and(|entry| {
+            self.in_flight.get() < IN_FLIGHT_MAX || !is_of_operation(entry.get_user_data())
+        })
+    }
+
+    fn has_more(&self) -> bool {
+        self.has_room_for(self.queued.borrow().front())
+    }
+
+    /// Takes what is done; whether that woke a task.
+    fn reap(&self) -> bool {
+        let mut woken = false;
+        while let Some(entry) = { self.uring.borrow_mut().completion().next() } {
+            let of = entry.user_data();
+            let wakers = if is_of_operation(of) {
+                [self.on_done(of as usize, entry.result()), None]
+            } else if of == OF_NOBODY {
+                [None, None]
+            } else {
+                self.on_watched((of & !OF_WATCH) as usize, &entry)
             };
-            self.in_flight.set(self.in_flight.get() - 1);
-            let mut slots = self.slots.borrow_mut();
-            match std::mem::replace(&mut slots[index], Slot::Free) {
-                Slot::Running { payload, waker } => {
-                    slots[index] = Slot::Done { result, payload };
-                    drop(slots);
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                }
-                Slot::Orphaned { .. } => self.free.borrow_mut().push(index),
-                Slot::Free | Slot::Done { .. } => unreachable!("a completion without operation"),
+            for waker in wakers.into_iter().flatten() {
+                woken = true;
+                waker.wake();
             }
         }
-        if !self.queued.borrow().is_empty()
-            && let Some(waker) = self.submitter.take()
-        {
-            waker.wake();
+        woken
+    }
+
+    fn on_done(&self, index: usize, result: i32) -> Option<Waker> {
+        self.in_flight.set(self.in_flight.get() - 1);
+        let mut slots = self.slots.borrow_mut();
+        match std::mem::replace(&mut slots[index], Slot::Free) {
+            Slot::Running { payload, waker } => {
+                slots[index] = Slot::Done { result, payload };
+                waker
+            }
+            Slot::Orphaned { .. } => {
+                self.free.borrow_mut().push(index);
+                None
+            }
+            Slot::Free | Slot::Done { .. } => unreachable!("a completion without operation"),
         }
     }
+
+    fn on_watched(&self, index: usize, entry: &cqueue::Entry) -> [Option<Waker>; 2] {
+        let goes_on = cqueue::more(entry.flags());
+        let mut watches = self.watches.borrow_mut();
+        let told = watches.on_event(index, entry.result(), goes_on);
+        if let Some((descriptor, events)) = told.begin_again {
+            self.begin_watch(index, descriptor, events);
+        }
+        told.wakers
+    }
+}
+
+fn is_of_operation(user_data: u64) -> bool {
+    user_data & OF_WATCH == 0
 }
 
 impl Drop for Ring {
@@ -328,10 +359,7 @@ impl Drop for Operation {
 }
 
 fn begin(payload: Payload, build: impl FnOnce(&mut Payload) -> squeue::Entry) -> Operation {
-    let ring = RING.with_borrow(|ring| {
-        ring.clone()
-            .expect("io::ring::init_thread comes before any file operation of a thread")
-    });
+    let ring = current();
     let index = ring.begin(build, payload);
     Operation {
         ring,

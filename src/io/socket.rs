@@ -1,9 +1,9 @@
 //! Owns TCP: listening, accepting, receiving and sending on one core's executor.
 //! It never frames and never decodes. Every socket is non-blocking: an operation is tried
-//! first and waits for readiness only when the kernel says it would block.
+//! first and waits for readiness only when the kernel says it would block. All its life the ring watches it.
 #![allow(
     unsafe_code,
-    reason = "system calls on sockets; glommio's streams hide the vectored and file sends"
+    reason = "system calls on sockets; non-blocking, vectored and file sends have no safe form"
 )]
 
 use std::io::{self, IoSlice};
@@ -11,7 +11,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use bytes::BytesMut;
-use glommio::io::PollableFd;
+
+use super::watch::{Watch, Way};
 
 /// Kernel backlog of connections not yet accepted, unless told otherwise.
 const BACKLOG: i32 = 4096;
@@ -54,28 +55,34 @@ impl BoundListener {
 /// A listening socket on this core's executor.
 #[derive(Debug)]
 pub struct Listener {
-    fd: PollableFd<TcpListener>,
+    watch: Watch,
+    listener: TcpListener,
 }
 
 impl Listener {
     /// Call on the executor that will accept.
     pub fn adopt(bound: BoundListener) -> io::Result<Listener> {
-        let fd = PollableFd::new(bound.listener).map_err(io::Error::from)?;
-        Ok(Listener { fd })
+        let listener = bound.listener;
+        Ok(Listener {
+            watch: Watch::input(&listener),
+            listener,
+        })
     }
 
     /// The next connection and its peer. Every core that shares the socket is woken; the losers wait on.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
-            match self.fd.get_ref().accept() {
+            self.watch.begin_to_look(Way::In);
+            match self.listener.accept() {
                 Ok((stream, peer)) => {
+                    self.watch.leave_rest(Way::In);
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
                     do_not_pace_loopback(stream.as_raw_fd(), peer);
                     return Ok((stream, peer));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.fd.readable().await.map_err(io::Error::from)?;
+                    self.watch.ready(Way::In).await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -87,14 +94,15 @@ impl Listener {
 /// A connected stream on this core's executor.
 #[derive(Debug)]
 pub struct Socket {
-    fd: PollableFd<TcpStream>,
+    watch: Watch,
+    stream: TcpStream,
 }
 
 impl Socket {
     /// Call on the executor that will own the connection. The stream must be non-blocking.
-    pub fn adopt(stream: TcpStream) -> io::Result<Socket> {
-        let fd = PollableFd::new(stream).map_err(io::Error::from)?;
-        Ok(Socket { fd })
+    pub fn adopt(stream: TcpStream) -> Socket {
+        let watch = Watch::both_ways(&stream);
+        Socket { watch, stream }
     }
 
     /// Connects without blocking the core.
@@ -111,17 +119,17 @@ impl Socket {
             unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(raw) }.into();
         do_not_pace_loopback(raw, address);
         start_connect(raw, address)?;
-        let socket = Socket::adopt(stream)?;
-        socket.fd.writable().await.map_err(io::Error::from)?;
-        if let Some(error) = socket.fd.get_ref().take_error()? {
+        let socket = Socket::adopt(stream);
+        socket.writable().await;
+        if let Some(error) = socket.stream.take_error()? {
             return Err(error);
         }
-        socket.fd.get_ref().set_nodelay(true)?;
+        socket.stream.set_nodelay(true)?;
         Ok(socket)
     }
 
     pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.fd.get_ref().peer_addr()
+        self.stream.peer_addr()
     }
 
     /// SO_SNDBUF and SO_RCVBUF in bytes; `None` leaves the kernel's own tuning on.
@@ -132,7 +140,7 @@ impl Socket {
             // SAFETY: the option's value is an int that lives through the call.
             check(unsafe {
                 libc::setsockopt(
-                    self.fd.as_raw_fd(),
+                    self.stream.as_raw_fd(),
                     libc::SOL_SOCKET,
                     option,
                     (&raw const bytes).cast(),
@@ -143,9 +151,14 @@ impl Socket {
         Ok(())
     }
 
-    /// Resolves when there is something to receive, or the peer has gone.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.fd.readable().await.map_err(io::Error::from)
+    /// Resolves when there may be something to receive, or the peer has gone.
+    pub async fn readable(&self) {
+        self.watch.ready(Way::In).await;
+    }
+
+    /// Whether there may be.
+    pub fn is_readable(&self) -> bool {
+        self.watch.is_ready(Way::In)
     }
 
     /// Receives into the buffer's spare capacity, which must not be empty, without waiting.
@@ -153,11 +166,13 @@ impl Socket {
     pub fn try_receive(&self, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
         let spare = buffer.spare_capacity_mut();
         assert!(!spare.is_empty(), "a receive needs room");
+        let room = spare.len();
         loop {
+            self.watch.begin_to_look(Way::In);
             // SAFETY: the kernel writes at most `spare.len()` bytes into memory we own.
             let received = unsafe {
                 libc::recv(
-                    self.fd.as_raw_fd(),
+                    self.stream.as_raw_fd(),
                     spare.as_mut_ptr().cast(),
                     spare.len(),
                     0,
@@ -165,6 +180,9 @@ impl Socket {
             };
             if received >= 0 {
                 let received = received as usize;
+                if received == room {
+                    self.watch.leave_rest(Way::In);
+                }
                 // SAFETY: the kernel filled these bytes.
                 unsafe { buffer.set_len(buffer.len() + received) };
                 return Ok(Some(received));
@@ -180,10 +198,10 @@ impl Socket {
     /// Receives into the buffer's spare capacity; 0 at the end of the stream.
     pub async fn receive(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         loop {
+            self.readable().await;
             if let Some(received) = self.try_receive(buffer)? {
                 return Ok(received);
             }
-            self.readable().await?;
         }
     }
 
@@ -198,6 +216,7 @@ impl Socket {
     }
 
     fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.watch.begin_to_look(Way::Out);
         let message = libc::msghdr {
             msg_iov: slices.as_ptr().cast_mut().cast(),
             msg_iovlen: slices.len(),
@@ -205,8 +224,10 @@ impl Socket {
             ..unsafe { std::mem::zeroed() }
         };
         // SAFETY: the slices outlive the call; IoSlice has the layout of iovec.
-        let sent = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &message, libc::MSG_NOSIGNAL) };
-        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+        let sent = unsafe { libc::sendmsg(self.stream.as_raw_fd(), &message, libc::MSG_NOSIGNAL) };
+        let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+        self.watch.leave_rest(Way::Out);
+        Ok(sent)
     }
 
     /// Sends what the socket takes of `length` bytes of `file` from `position`, straight from the page cache.
@@ -218,12 +239,19 @@ impl Socket {
         length: usize,
     ) -> io::Result<usize> {
         loop {
+            self.watch.begin_to_look(Way::Out);
             let mut offset = position as libc::off_t;
             // SAFETY: both descriptors are open and `offset` lives through the call.
             let sent = unsafe {
-                libc::sendfile(self.fd.as_raw_fd(), file.as_raw_fd(), &mut offset, length)
+                libc::sendfile(
+                    self.stream.as_raw_fd(),
+                    file.as_raw_fd(),
+                    &mut offset,
+                    length,
+                )
             };
             if sent >= 0 {
+                self.watch.leave_rest(Way::Out);
                 return Ok(sent as usize);
             }
             self.wait_if_blocked(io::Error::last_os_error()).await?;
@@ -242,8 +270,8 @@ impl Socket {
     }
 
     /// Resolves when the socket takes something again, or the peer has gone.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.fd.writable().await.map_err(io::Error::from)
+    pub async fn writable(&self) {
+        self.watch.ready(Way::Out).await;
     }
 
     /// Whether the peer has ended the connection, or at least its half, whatever of it is still unread.
@@ -258,7 +286,7 @@ impl Socket {
 
     fn is_ready_for(&self, events: libc::c_short) -> bool {
         let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
+            fd: self.stream.as_raw_fd(),
             events,
             revents: 0,
         };
@@ -269,18 +297,19 @@ impl Socket {
 
     /// Sends nothing more; what the peer sends is still received.
     pub fn end_sending(&self) {
-        let _gone_already = self.fd.get_ref().shutdown(std::net::Shutdown::Write);
+        let _gone_already = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
     /// Ends both directions, so that whoever waits on this socket wakes up.
     pub fn shutdown(&self) {
-        let _gone_already = self.fd.get_ref().shutdown(std::net::Shutdown::Both);
+        let _gone_already = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     async fn wait_if_blocked(&self, error: io::Error) -> io::Result<()> {
         match error {
             error if error.kind() == io::ErrorKind::WouldBlock => {
-                self.fd.writable().await.map_err(io::Error::from)
+                self.writable().await;
+                Ok(())
             }
             error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             error => Err(error),
@@ -347,5 +376,97 @@ fn check(result: i32) -> io::Result<i32> {
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::future::{Either, select};
+
+    use super::*;
+    use crate::io::timer;
+
+    fn on_two_ends(test: impl AsyncFnOnce(Socket, Socket) + Send + 'static) {
+        let executor = glommio::LocalExecutorBuilder::default();
+        let executor = executor.spawn(|| async {
+            let address = SocketAddr::from(([127, 0, 0, 1], 0));
+            let bound = BoundListener::bind(address, None).unwrap();
+            let address = bound.local_address().unwrap();
+            let listener = Listener::adopt(bound).unwrap();
+            let connecting = Socket::connect(address);
+            let (accepted, connected) = futures::join!(listener.accept(), connecting);
+            test(Socket::adopt(accepted.unwrap().0), connected.unwrap()).await;
+        });
+        executor.unwrap().join().unwrap();
+    }
+
+    async fn send_all(socket: &Socket, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let sent = socket.send(&[IoSlice::new(bytes)]).await.unwrap();
+            bytes = &bytes[sent..];
+        }
+    }
+
+    #[test]
+    fn all_comes_in_pieces_of_any_size_and_then_the_end() {
+        on_two_ends(async |here, there| {
+            let sent: Vec<u8> = (0..3_000_000u32).map(|byte| byte as u8).collect();
+            let sending = async {
+                send_all(&there, &sent).await;
+                there.end_sending();
+            };
+            let receiving = async {
+                let mut received = BytesMut::new();
+                let mut room = 1;
+                loop {
+                    received.reserve(room);
+                    room = room * 2 % 70_001;
+                    if here.receive(&mut received).await.unwrap() == 0 {
+                        return received;
+                    }
+                }
+            };
+            let ((), received) = futures::join!(sending, receiving);
+            assert!(received == sent);
+        });
+    }
+
+    #[test]
+    fn a_peer_that_has_ended_its_half_is_waited_for_while_it_takes_nothing() {
+        on_two_ends(async |here, there| {
+            there.end_sending();
+            here.readable().await;
+            let all = vec![7; 32 << 20];
+            let sending = std::pin::pin!(send_all(&here, &all));
+            let before = crate::io::clock::thread_cpu();
+            let pause = timer::sleep(Duration::from_millis(200));
+            let Either::Right(((), sending)) = select(sending, pause).await else {
+                panic!("no socket takes so much");
+            };
+            let used = crate::io::clock::thread_cpu() - before;
+            assert!(used < Duration::from_millis(150), "{used:?}");
+            let mut received = BytesMut::new();
+            let receiving = async {
+                while received.len() < all.len() {
+                    received.reserve(1 << 20);
+                    assert_ne!(there.receive(&mut received).await.unwrap(), 0);
+                }
+            };
+            futures::join!(sending, receiving);
+        });
+    }
+
+    #[test]
+    fn a_reader_learns_that_its_peer_has_gone_whatever_comes_before() {
+        on_two_ends(async |here, there| {
+            send_all(&there, b"last words").await;
+            drop(there);
+            let mut received = BytesMut::with_capacity(100);
+            assert_eq!(here.receive(&mut received).await.unwrap(), 10);
+            assert_eq!(here.receive(&mut received).await.unwrap(), 0);
+            assert!(here.peer_is_gone());
+        });
     }
 }

@@ -21,6 +21,7 @@ use tracing::debug;
 use crate::handler::{self, Begun, Malformed};
 use crate::io::clock::{self, Ticks};
 use crate::io::socket::Socket;
+use crate::io::turn;
 use crate::limits;
 use crate::net::budget::{RequestAccount, ResponseAccount};
 use crate::net::frame::{self, BadLength};
@@ -257,14 +258,13 @@ impl Connection {
             if self.closing.get() {
                 return Ok(false);
             }
-            // Asked of the kernel even when there may be more: while a stream never pauses, nothing else would let
-            // the executor look at what has completed meanwhile.
-            let readable = std::pin::pin!(self.socket.readable());
-            let closing = std::pin::pin!(self.closing());
-            if let futures::future::Either::Left((ready, _)) =
-                futures::future::select(readable, closing).await
-            {
-                ready?;
+            if self.socket.is_readable() {
+                // A stream that never pauses lets others have their turn.
+                turn::yield_now().await;
+            } else {
+                let readable = std::pin::pin!(self.socket.readable());
+                let closing = std::pin::pin!(self.closing());
+                futures::future::select(readable, closing).await;
             }
             {
                 let mut received = self.received.borrow_mut();

@@ -8,6 +8,7 @@ use tracing::{error, warn};
 
 use crate::io::clock;
 use crate::io::socket::{BoundListener, Listener, Socket};
+use crate::io::timer;
 use crate::net::connection::Connection;
 use crate::net::live;
 use crate::net::seats::{NoSeat, Seat};
@@ -36,7 +37,7 @@ pub async fn accept(shard: Rc<Shard>, bound: BoundListener, name: Str) {
             Ok((stream, peer)) => admit(&shard, stream, peer, name.clone()).await,
             Err(error) => {
                 warn!(%error, "accepting failed");
-                glommio::timer::sleep(ACCEPT_RETRY).await;
+                timer::sleep(ACCEPT_RETRY).await;
             }
         }
     }
@@ -54,7 +55,7 @@ async fn admit(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener:
                 return shard.complaints.on_closed(clock::now(), peer, &reason);
             }
             Err(NoSeat::Now) if shard.stopping() => return,
-            Err(NoSeat::Now) => glommio::timer::sleep(SEAT_RETRY).await,
+            Err(NoSeat::Now) => timer::sleep(SEAT_RETRY).await,
         }
     };
     let handed_over = shard.mesh.call(shard, seat.shard, move |shard| async move {
@@ -64,10 +65,7 @@ async fn admit(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener:
 }
 
 fn begin(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, seat: Seat) {
-    let socket = match Socket::adopt(stream) {
-        Ok(socket) => socket,
-        Err(error) => return warn!(%peer, %error, "connection lost"),
-    };
+    let socket = Socket::adopt(stream);
     let config = &shard.broker.config;
     let buffers = (
         config.socket_send_buffer_bytes,

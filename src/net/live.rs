@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::io::clock;
+use crate::io::timer;
 use crate::net::connection::Connection;
 use crate::shard::Shard;
 use crate::stages::timing;
@@ -40,7 +41,7 @@ pub async fn sweep(shard: Rc<Shard>) {
     let idle = shard.broker.config.connections_max_idle_ms;
     let idle = idle.map(Duration::from_millis);
     while !shard.stopping() {
-        glommio::timer::sleep(SWEEP).await;
+        timer::sleep(SWEEP).await;
         timing::on_tick();
         let now = clock::now();
         for connection in all() {
@@ -62,7 +63,7 @@ pub async fn finish(shard: Rc<Shard>, patience: Duration) {
         for connection in open {
             connection.finish(now, STUCK);
         }
-        glommio::timer::sleep(Duration::from_millis(2)).await;
+        timer::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use crate::io::FileRange;
 use crate::io::file::resident;
 use crate::io::socket::Socket;
+use crate::io::turn;
 use crate::limits::{COLD_READ_BYTES, COLD_READ_BYTES_LEAST, SEND_SLICES_MAX, YIELD_BYTES};
 use crate::net::responses::Frame;
 use crate::protocol::Part;
@@ -42,7 +43,7 @@ async fn slices(socket: &Socket, slices: &[&[u8]], on_sent: &impl Fn()) -> io::R
         let sent = socket.send(rest).await?;
         IoSlice::advance_slices(&mut rest, sent);
         on_sent();
-        glommio::yield_if_needed().await;
+        turn::yield_if_needed().await;
     }
     Ok(())
 }
@@ -60,7 +61,7 @@ async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Re
                 sent => sent,
             }
         } else {
-            socket.writable().await?;
+            socket.writable().await;
             let began = stages::begin();
             let bytes = range.read(position, piece).await?;
             stages::end(Stage::ColdRead, began);
@@ -75,7 +76,7 @@ async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Re
             on_sent();
         }
         position += sent as u64;
-        glommio::yield_if_needed().await;
+        turn::yield_if_needed().await;
     }
     Ok(())
 }

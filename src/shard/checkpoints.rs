@@ -17,6 +17,7 @@ use tracing::warn;
 use crate::controller::MetadataImage;
 use crate::ids::{Offset, PartitionIndex};
 use crate::io::clock;
+use crate::io::timer;
 use crate::log::checkpoints::{
     HIGH_WATERMARK_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, format_offsets,
 };
@@ -184,7 +185,7 @@ pub async fn keep(shard: Rc<Shard>) {
     while !shard.stopping() {
         let next = timers.iter().map(|(_, _, due)| *due).min();
         let next = next.expect("three timers");
-        glommio::timer::sleep(next.saturating_duration_since(clock::now())).await;
+        timer::sleep(next.saturating_duration_since(clock::now())).await;
         let now = clock::now();
         let mut kinds = Vec::new();
         for (kind, interval, due) in &mut timers {

@@ -24,6 +24,8 @@ use crate::coordinator::{
 };
 use crate::ids::{Offset, PartitionIndex, TimestampMs};
 use crate::io::clock;
+use crate::io::timer;
+use crate::io::turn;
 use crate::limits::{COORDINATOR_LOAD_BYTES, DECOMPRESSED_BATCH_BYTES_MAX};
 use crate::log::LogError;
 use crate::partition::waiting::Acknowledgement;
@@ -386,7 +388,7 @@ async fn load(shard: &Shard, partition: &Partition) -> Result<Coordinator, LogEr
         for batch in batch::batches(&bytes).map_while(Result::ok) {
             next = batch.view().header().next_offset();
             count += replay(&mut machine, &batch, before);
-            glommio::yield_if_needed().await;
+            turn::yield_if_needed().await;
         }
         if next <= before {
             let error = std::io::Error::other(format!("offset {before} is unreadable"));
@@ -462,7 +464,7 @@ pub async fn keep_time(shard: Rc<Shard>) {
         });
         match next {
             i64::MAX => woken.await,
-            _ => match select(pin!(woken), pin!(glommio::timer::sleep(pause))).await {
+            _ => match select(pin!(woken), pin!(timer::sleep(pause))).await {
                 Either::Left(_) | Either::Right(_) => {}
             },
         }

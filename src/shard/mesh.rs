@@ -6,28 +6,25 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::rc::Rc;
-use std::sync::Mutex;
+use std::sync::mpsc;
+use std::task::Poll;
 
-use futures::channel::{mpsc, oneshot};
-use futures::future::{AbortHandle, LocalBoxFuture, abortable, join_all};
-use futures::{FutureExt, StreamExt};
-use glommio::channels::shared_channel::{
-    ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded,
-};
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::{AbortHandle, LocalBoxFuture, abortable};
+use futures::task::AtomicWaker;
 
 use crate::ids::ShardId;
-use crate::limits::MESH_BATCHES_MAX;
+use crate::io::turn::{self, Doorbell};
 use crate::shard::Shard;
 use crate::stages::tasks::{self, Task};
 
 type Value = Box<dyn Any + Send>;
 type Job = Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, Value> + Send>;
 type Batch = Vec<Message>;
-
-/// A batch as it crosses. The channel wants what may be shared between threads; a lock that nobody contends makes it so.
-type Parcel = Mutex<Batch>;
 
 enum Message {
     Call {
@@ -47,37 +44,46 @@ enum Message {
 /// One core's ends of the channels to all others, made before the cores start.
 pub struct MeshEnds {
     /// By peer; none to oneself.
-    peers: Vec<Option<(SharedSender<Parcel>, SharedReceiver<Parcel>)>>,
+    peers: Vec<Option<PeerEnds>>,
+    /// Rung by whoever has sent something.
+    doorbell: Doorbell,
+}
+
+struct PeerEnds {
+    sender: mpsc::Sender<Batch>,
+    doorbell: Doorbell,
+    receiver: mpsc::Receiver<Batch>,
 }
 
 /// The ends for `shards` cores, in the order of their numbers.
-pub fn ends(shards: u16) -> Vec<MeshEnds> {
-    let count = usize::from(shards);
-    let mut senders: Vec<Vec<Option<SharedSender<Parcel>>>> = Vec::new();
-    let mut receivers: Vec<Vec<Option<SharedReceiver<Parcel>>>> = Vec::new();
-    receivers.resize_with(count, || Vec::from_iter((0..count).map(|_| None)));
-    for from in 0..count {
-        let mut row = Vec::new();
-        for (to, inbound) in receivers.iter_mut().enumerate() {
-            row.push((from != to).then(|| {
-                let (sender, receiver) = new_bounded(MESH_BATCHES_MAX);
-                inbound[from] = Some(receiver);
-                sender
-            }));
-        }
-        senders.push(row);
-    }
-    senders
-        .into_iter()
-        .zip(receivers)
-        .map(|(senders, receivers)| MeshEnds {
-            peers: senders
-                .into_iter()
-                .zip(receivers)
-                .map(|(sender, receiver)| sender.zip(receiver))
-                .collect(),
+pub fn ends(shards: u16) -> io::Result<Vec<MeshEnds>> {
+    let shards = usize::from(shards);
+    let doorbells = (0..shards).map(|_| Doorbell::new());
+    let doorbells = doorbells.collect::<io::Result<Vec<_>>>()?;
+    let mut ends: Vec<MeshEnds> = doorbells
+        .iter()
+        .map(|doorbell| MeshEnds {
+            peers: (0..shards).map(|_| None).collect(),
+            doorbell: doorbell.clone(),
         })
-        .collect()
+        .collect();
+    for one in 0..shards {
+        for other in 0..one {
+            let (to_other, from_one) = mpsc::channel();
+            let (to_one, from_other) = mpsc::channel();
+            ends[one].peers[other] = Some(PeerEnds {
+                sender: to_other,
+                doorbell: doorbells[other].clone(),
+                receiver: from_other,
+            });
+            ends[other].peers[one] = Some(PeerEnds {
+                sender: to_one,
+                doorbell: doorbells[one].clone(),
+                receiver: from_one,
+            });
+        }
+    }
+    Ok(ends)
 }
 
 /// This core's way to the others.
@@ -91,85 +97,63 @@ pub struct Mesh {
     running: RefCell<HashMap<(ShardId, u64), AbortHandle>>,
 }
 
-/// What this turn has for one peer. The flusher is woken by the first message and takes all of them.
+/// What this turn has for one peer. The first message wakes the task that sends all of them.
+#[derive(Default)]
 struct Outbox {
     batch: RefCell<Batch>,
-    wake: mpsc::UnboundedSender<()>,
+    sender: AtomicWaker,
 }
 
 impl Outbox {
     fn push(&self, message: Message) {
-        let first = {
-            let mut batch = self.batch.borrow_mut();
-            batch.push(message);
-            batch.len() == 1
-        };
-        if first {
-            // The flusher is gone only when the shard is.
-            let _shard_ended = self.wake.unbounded_send(());
+        let mut batch = self.batch.borrow_mut();
+        batch.push(message);
+        if batch.len() == 1 {
+            self.sender.wake();
         }
     }
-}
 
-/// The connected channels, until [`Mesh::run`] takes them.
-pub struct MeshChannels {
-    peers: Vec<Option<Peer>>,
-}
-
-struct Peer {
-    sender: ConnectedSender<Parcel>,
-    receiver: ConnectedReceiver<Parcel>,
-    wake: mpsc::UnboundedReceiver<()>,
+    /// What there is; waits for the first.
+    async fn take(&self) -> Batch {
+        poll_fn(|context| {
+            self.sender.register(context.waker());
+            let batch = self.batch.take();
+            if batch.is_empty() {
+                Poll::Pending
+            } else {
+                Poll::Ready(batch)
+            }
+        })
+        .await
+    }
 }
 
 impl Mesh {
-    /// Connects to every peer; resolves when all of them have connected too.
-    pub async fn connect(own: ShardId, ends: MeshEnds) -> (Mesh, MeshChannels) {
-        let connecting = ends.peers.into_iter().map(|ends| async {
-            let (sender, receiver) = ends?;
-            Some(futures::join!(sender.connect(), receiver.connect()))
-        });
-        let mut outboxes = Vec::new();
-        let mut peers = Vec::new();
-        for connected in join_all(connecting).await {
-            let (outbox, peer) = connected
-                .map(|(sender, receiver)| {
-                    let (wake, woken) = mpsc::unbounded();
-                    let outbox = Outbox {
-                        batch: RefCell::default(),
-                        wake,
-                    };
-                    let peer = Peer {
-                        sender,
-                        receiver,
-                        wake: woken,
-                    };
-                    (outbox, peer)
-                })
-                .unzip();
-            outboxes.push(outbox);
-            peers.push(peer);
-        }
-        let mesh = Mesh {
+    pub fn new(own: ShardId, ends: &MeshEnds) -> Mesh {
+        let outboxes = ends.peers.iter();
+        Mesh {
             own,
-            outboxes,
+            outboxes: outboxes
+                .map(|peer| peer.as_ref().map(|_| Outbox::default()))
+                .collect(),
             waiting: RefCell::default(),
             next_call: Cell::new(0),
             running: RefCell::default(),
-        };
-        (mesh, MeshChannels { peers })
+        }
     }
 
     /// Starts the tasks that carry messages. Call once, when the shard can take calls.
-    pub fn run(shard: &Rc<Shard>, channels: MeshChannels) {
-        for (peer, ends) in channels.peers.into_iter().enumerate() {
+    pub fn run(shard: &Rc<Shard>, ends: MeshEnds) {
+        let mut receivers = Vec::new();
+        for (peer, ends) in ends.peers.into_iter().enumerate() {
             let Some(ends) = ends else { continue };
             let peer = ShardId(peer as u16);
-            let out = flush(shard.clone(), peer, ends.sender, ends.wake);
+            receivers.push((peer, ends.receiver));
+            let out = send(shard.clone(), peer, ends.sender, ends.doorbell);
             tasks::spawn(Task::MESH_OUT, out).detach();
-            let taking = receive(shard.clone(), peer, ends.receiver);
-            tasks::spawn(Task::MESH_IN, taking).detach();
         }
+        let taking = receive(shard.clone(), receivers, ends.doorbell);
+        tasks::spawn(Task::MESH_IN, taking).detach();
     }
 
     /// Runs `work` on the shard `target` and resolves to what it answers. On this shard it runs in place.
@@ -298,41 +282,52 @@ fn unpacked<T: 'static>(value: Result<Value, oneshot::Canceled>) -> T {
         .expect("a call is answered with its own type")
 }
 
-async fn flush(
-    shard: Rc<Shard>,
-    peer: ShardId,
-    sender: ConnectedSender<Parcel>,
-    mut wake: mpsc::UnboundedReceiver<()>,
-) {
-    while wake.next().await.is_some() {
-        let batch = { shard.mesh.outbox(peer).batch.take() };
-        if !batch.is_empty() && sender.send(Mutex::new(batch)).await.is_err() {
+async fn send(shard: Rc<Shard>, peer: ShardId, sender: mpsc::Sender<Batch>, doorbell: Doorbell) {
+    loop {
+        let batch = shard.mesh.outbox(peer).take().await;
+        if sender.send(batch).is_err() {
             return;
+        }
+        doorbell.ring();
+    }
+}
+
+async fn receive(
+    shard: Rc<Shard>,
+    peers: Vec<(ShardId, mpsc::Receiver<Batch>)>,
+    doorbell: Doorbell,
+) {
+    let mut answer = doorbell.answer();
+    loop {
+        answer.rung().await;
+        for (peer, receiver) in &peers {
+            for batch in receiver.try_iter() {
+                take(&shard, *peer, batch);
+                turn::yield_if_needed().await;
+            }
         }
     }
 }
 
-async fn receive(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedReceiver<Parcel>) {
-    while let Some(parcel) = receiver.recv().await {
-        let batch = parcel.into_inner().expect("nobody has locked it");
-        for message in batch {
-            match message {
-                Message::Call { id, job } => shard.mesh.begin(&shard, peer, id, job),
-                Message::Cancel { id } => {
-                    if let Some(work) = shard.mesh.running.borrow_mut().remove(&(peer, id)) {
-                        work.abort();
-                    }
+fn take(shard: &Rc<Shard>, peer: ShardId, batch: Batch) {
+    for message in batch {
+        match message {
+            Message::Call { id, job } => shard.mesh.begin(shard, peer, id, job),
+            Message::Cancel { id } => {
+                if let Some(work) = shard.mesh.running.borrow_mut().remove(&(peer, id)) {
+                    work.abort();
                 }
-                Message::Answer { id, value } => shard.mesh.answered(id, value),
             }
+            Message::Answer { id, value } => shard.mesh.answered(id, value),
         }
-        glommio::yield_if_needed().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
+
+    use futures::future::join_all;
 
     use super::*;
     use crate::config::{self, Sources};
@@ -354,14 +349,13 @@ mod tests {
             shards: 2,
         });
         let (done, over) = oneshot::channel::<()>();
-        let [first, second] = <[MeshEnds; 2]>::try_from(ends(2)).ok().unwrap();
+        let [first, second] = <[MeshEnds; 2]>::try_from(ends(2).unwrap()).ok().unwrap();
         let others = broker.clone();
         let shard = async |id, broker, ends| {
             ring::init_thread().unwrap();
             let logs = LogContext::on_this_thread(Disk::buffered(), TailBudget::new(1 << 20));
-            let (mesh, channels) = Mesh::connect(id, ends).await;
-            let shard = Shard::new(id, broker, mesh, logs);
-            Mesh::run(&shard, channels);
+            let shard = Shard::new(id, broker, Mesh::new(id, &ends), logs);
+            Mesh::run(&shard, ends);
             shard
         };
         let executor = || glommio::LocalExecutorBuilder::default();
@@ -403,20 +397,20 @@ mod tests {
     fn calls_begin_in_order_and_each_has_its_own_answer() {
         on_two_shards(async |shard| {
             let begun = Arc::new(Mutex::new(Vec::new()));
-            let calls = (0..3 * MESH_BATCHES_MAX).map(|number| {
+            let calls = (0..3000).map(|number| {
                 let begun = begun.clone();
                 shard.mesh.call(&shard, OTHER, move |_| {
                     begun.lock().unwrap().push(number);
                     async move {
                         if number % 3 == 0 {
-                            glommio::executor().yield_task_queue_now().await;
+                            turn::yield_now().await;
                         }
                         number
                     }
                 })
             });
             let answers = join_all(calls).await;
-            assert!(answers.into_iter().eq(0..3 * MESH_BATCHES_MAX));
+            assert!(answers.into_iter().eq(0..3000));
             assert!(begun.lock().unwrap().is_sorted());
             assert!(shard.mesh.waiting.borrow().is_empty());
         });
@@ -448,7 +442,7 @@ mod tests {
         on_two_shards(async |shard| {
             let (worked, done) = guard();
             drop(shard.mesh.call(&shard, OTHER, move |_| async move {
-                glommio::executor().yield_task_queue_now().await;
+                turn::yield_now().await;
                 drop(worked);
             }));
             done.await.unwrap();
@@ -462,7 +456,7 @@ mod tests {
         on_two_shards(async |shard| {
             for _ in 0..100 {
                 let call = shard.mesh.call_while_held(&shard, OTHER, |_| async {});
-                glommio::executor().yield_task_queue_now().await;
+                turn::yield_now().await;
                 drop(call);
             }
             settle(&shard).await;

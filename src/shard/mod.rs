@@ -26,6 +26,8 @@ use crate::controller::{MetadataDelta, MetadataImage, ResourceType, TopicImage};
 use crate::handler::fetch_session::FetchSessions;
 use crate::ids::{BrokerId, PartitionIndex, ShardId};
 use crate::io::clock;
+use crate::io::timer;
+use crate::io::turn;
 use crate::limits::{CORE_REQUEST_BYTES_MAX, CORE_RESPONSE_BYTES_MAX};
 use crate::log::LogContext;
 use crate::net::budget::{RequestBudget, ResponseBudget};
@@ -351,7 +353,7 @@ impl Shard {
         let retention_interval = Duration::from_millis(config.retention_check_interval_ms);
         let mut retention_due = clock::now() + retention_interval;
         while !self.stopping.get() {
-            glommio::timer::sleep(TICK).await;
+            timer::sleep(TICK).await;
             let now = clock::now();
             self.fetch_sessions.borrow_mut().evict_idle(now);
             // Of the metadata log `controller::checkpoint` alone removes segments.
@@ -372,7 +374,7 @@ impl Shard {
                         .enforce_retention(wall, partition.marks().high_watermark)
                         .await;
                 }
-                glommio::yield_if_needed().await;
+                turn::yield_if_needed().await;
             }
         }
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
-use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use tracing::{info, warn};
 
 use crate::admin;
@@ -32,10 +32,6 @@ use crate::protocol::{Str, Uuid};
 use crate::shard::mesh::{self, Mesh, MeshEnds};
 use crate::shard::{Broker, Shard, checkpoints, coordinators, sync};
 use crate::stages::tasks::{self, Task};
-
-/// The default of 100 ms makes timers that late under load; the shorter it is, the more often a core sleeps
-/// over its tasks (`io::heartbeat`).
-const PREEMPT_TIMER: Duration = Duration::from_millis(10);
 
 /// Memory that glommio registers for its own files, of which there are none: its least.
 const EXECUTOR_IO_BYTES: usize = 64 << 10;
@@ -74,7 +70,7 @@ pub enum StartError {
     #[error("--cores {wanted}: this process may run on {allowed} cores")]
     Cores { wanted: usize, allowed: usize },
     #[error(
-        "io_uring is not available ({0}): Coati needs Linux 5.15 or newer with kernel.io_uring_disabled=0, a container's \
+        "io_uring is not available ({0}): Coati needs Linux 6.1 or newer with kernel.io_uring_disabled=0, a container's \
          seccomp profile that allows io_uring_setup, and enough locked memory (LimitMEMLOCK=infinity or `ulimit -l unlimited`)"
     )]
     IoUring(String),
@@ -102,7 +98,7 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
     );
     let (report, reports) = mpsc::channel();
     let mut executors = Vec::new();
-    for (index, ends) in mesh::ends(broker.shards).into_iter().enumerate() {
+    for (index, ends) in mesh::ends(broker.shards)?.into_iter().enumerate() {
         let seed = Seed {
             id: ShardId(index as u16),
             broker: broker.clone(),
@@ -116,7 +112,6 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
         let executor = LocalExecutorBuilder::new(Placement::Fixed(cpus[index]))
             .name(&format!("{EXECUTOR_NAME}-{index}"))
             .io_memory(EXECUTOR_IO_BYTES)
-            .preempt_timer(PREEMPT_TIMER)
             .spawn(move || seed.grow())
             .map_err(|error| StartError::IoUring(error.to_string()))?;
         executors.push(Some(executor));
@@ -141,7 +136,7 @@ fn wait_until_up(
     loop {
         match reports.recv_timeout(START_NUDGE) {
             Ok(shard) => up.push(shard),
-            // `io::heartbeat` says what an executor may fall into; it begins to beat once the core is up.
+            // `io::turn` says what an executor may fall into.
             Err(mpsc::RecvTimeoutError::Timeout) => process::interrupt_threads(EXECUTOR_NAME)?,
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
@@ -332,20 +327,14 @@ thread_local! {
 
 impl Seed {
     async fn grow(self) -> Result<(), StartError> {
-        let watch = |task| {
-            glommio::spawn_local(tasks::watched(Task::RING, task)).detach();
-        };
-        ring::init_thread_with(watch).map_err(|error| StartError::IoUring(error.to_string()))?;
+        ring::init_thread().map_err(|error| StartError::IoUring(error.to_string()))?;
         let _main_gave_up = self.report.send(self.id);
         drop(self.report);
-        let disk_queue = glommio::executor().create_task_queue(
-            Shares::Static(1000),
-            Latency::NotImportant,
-            "disk",
-        );
+        let queue = glommio::executor().current_task_queue();
         let spawn = Rc::new(move |task| {
             let task = tasks::watched(Task::LOG, task);
-            let spawned = glommio::spawn_local_into(task, disk_queue);
+            // Behind what is to run already: what that appends goes to the disk in one write.
+            let spawned = glommio::spawn_local_into(task, queue);
             spawned
                 .expect("the queue lives as long as the core")
                 .detach();
@@ -359,10 +348,10 @@ impl Seed {
             entropy::seed(),
             JournalLimits::default(),
         ));
-        let (mesh, channels) = Mesh::connect(self.id, self.ends).await;
+        let mesh = Mesh::new(self.id, &self.ends);
         let shard = Shard::new(self.id, self.broker, mesh, logs);
         LISTENERS.set(self.listeners);
-        Mesh::run(&shard, channels);
+        Mesh::run(&shard, self.ends);
         if self.id == super::CONTROLLER_SHARD {
             lead(shard, self.admin, self.began).await
         } else {

@@ -15,6 +15,7 @@ use tracing::{error, info};
 use crate::config::TopicConfig;
 use crate::controller::{MetadataDelta, MetadataImage, TopicImage};
 use crate::ids::{Offset, PartitionIndex};
+use crate::io::timer;
 use crate::io::{Disk, clock, entropy};
 use crate::log::checkpoints::PartitionMetadata;
 use crate::log::directory::{self, Folder, FoundLog};
@@ -255,7 +256,7 @@ async fn remove(shard: &Rc<Shard>, topic: &TopicImage, index: PartitionIndex) {
     let delay = Duration::from_millis(delay_ms as u64);
     let disk = shard.logs.disk.clone();
     tasks::spawn(Task::DELETION, async move {
-        glommio::timer::sleep(delay).await;
+        timer::sleep(delay).await;
         if let Err(error) = disk.remove_dir_all(&doomed).await {
             error!(folder = %doomed.display(), %error, "removing a deleted log failed");
         }

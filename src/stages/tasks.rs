@@ -19,11 +19,10 @@ const STALL_NANOS: u64 = 1_000_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Task(usize);
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 13] = [
     "receive",
     "send",
     "log",
-    "ring",
     "mesh-out",
     "mesh-in",
     "mesh-call",
@@ -43,20 +42,18 @@ impl Task {
     pub const SEND: Task = Task(1);
     /// Writes and syncs of logs.
     pub const LOG: Task = Task(2);
-    /// Hands operations on files to the kernel, and takes back what is done.
-    pub const RING: Task = Task(3);
-    pub const MESH_OUT: Task = Task(4);
+    pub const MESH_OUT: Task = Task(3);
     /// Runs what other cores ask for, up to its first wait.
-    pub const MESH_IN: Task = Task(5);
-    pub const MESH_CALL: Task = Task(6);
-    pub const ACCEPT: Task = Task(7);
-    pub const UPKEEP: Task = Task(8);
-    pub const CHECKPOINTS: Task = Task(9);
-    pub const CONTROLLER: Task = Task(10);
-    pub const DELETION: Task = Task(11);
-    pub const ADMIN: Task = Task(12);
+    pub const MESH_IN: Task = Task(4);
+    pub const MESH_CALL: Task = Task(5);
+    pub const ACCEPT: Task = Task(6);
+    pub const UPKEEP: Task = Task(7);
+    pub const CHECKPOINTS: Task = Task(8);
+    pub const CONTROLLER: Task = Task(9);
+    pub const DELETION: Task = Task(10);
+    pub const ADMIN: Task = Task(11);
     /// Loads group coordinators, tells them the time, and lets their answers out.
-    pub const GROUPS: Task = Task(13);
+    pub const GROUPS: Task = Task(12);
 
     /// Requests of one kind, apart from what the connection does for them.
     pub fn of_api(key: i16) -> Task {
@@ -176,6 +173,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+    use crate::io::timer;
 
     fn of(task: Task) -> Option<TaskSample> {
         let all = core().tasks.sample();
@@ -209,7 +207,7 @@ mod tests {
         glommio::LocalExecutorBuilder::default()
             .spawn(|| async {
                 let waits = spawn(Task::CHECKPOINTS, async {
-                    glommio::timer::sleep(Duration::from_millis(5)).await;
+                    timer::sleep(Duration::from_millis(5)).await;
                 });
                 waits.await;
                 let waited = of(Task::CHECKPOINTS).unwrap();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coati::client::{Connection, ConnectionOptions};
-use coati::io::{clock, heartbeat, process};
+use coati::io::{clock, process, turn};
 use coati::protocol::messages::create_topics_request::CreatableTopic;
 use coati::protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use coati::protocol::messages::offset_commit_request::{
@@ -42,9 +42,9 @@ const COMMIT_VERSION: i16 = 8;
 fn run(work: impl Future<Output = ()>) {
     process::raise_descriptor_limit().expect("many connections");
     let executor = glommio::LocalExecutorBuilder::default().make();
-    let watch = heartbeat::watch(process::thread_name());
+    let watch = turn::watch(process::thread_name());
     executor.expect("io_uring").run(async {
-        watch.begin();
+        drop(watch);
         work.await;
     });
 }

@@ -1,0 +1,220 @@
+//! Owns what this thread's ring knows of descriptors that it watches: whether there may be something to take, and
+//! whether there may be room to give. One request to the kernel serves a descriptor for all its life: one that
+//! nothing happens on costs nothing.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::ring::{self, Ring};
+
+const INPUT: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
+const OUTPUT: u32 = libc::POLLOUT as u32;
+
+/// Nothing will ever come in, or go out, any more: looking tells so, and tells it at once.
+const INPUT_OVER: u32 = libc::POLLRDHUP as u32 | BROKEN;
+const OUTPUT_OVER: u32 = BROKEN;
+const BROKEN: u32 = (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) as u32;
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    In,
+    Out,
+}
+
+/// The watches of a ring, by number.
+#[derive(Default)]
+pub(super) struct Watches {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+}
+
+enum Slot {
+    Free,
+    Watched(State),
+    /// Nobody is interested any more; the kernel has not yet said its last word.
+    Ending,
+}
+
+struct State {
+    descriptor: RawFd,
+    events: u32,
+    input: Direction,
+    output: Direction,
+    /// The kernel has it.
+    is_armed: bool,
+}
+
+#[derive(Default)]
+struct Direction {
+    is_ready: bool,
+    is_over: bool,
+    waker: Option<Waker>,
+}
+
+/// What an event brings about.
+#[derive(Default)]
+pub(super) struct Told {
+    pub wakers: [Option<Waker>; 2],
+    /// The kernel has given up the watch, and nothing has ended.
+    pub begin_again: Option<(RawFd, u32)>,
+}
+
+impl Watches {
+    fn add(&mut self, state: State) -> usize {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::Free);
+            self.slots.len() - 1
+        });
+        self.slots[index] = Slot::Watched(state);
+        index
+    }
+
+    fn state(&mut self, index: usize) -> &mut State {
+        match &mut self.slots[index] {
+            Slot::Watched(state) => state,
+            Slot::Free | Slot::Ending => unreachable!("a watch keeps its place"),
+        }
+    }
+
+    fn end(&mut self, index: usize) -> State {
+        let Slot::Watched(state) = std::mem::replace(&mut self.slots[index], Slot::Ending) else {
+            unreachable!("a watch keeps its place")
+        };
+        if !state.is_armed {
+            self.free(index);
+        }
+        state
+    }
+
+    fn free(&mut self, index: usize) {
+        self.slots[index] = Slot::Free;
+        self.free.push(index);
+    }
+
+    /// `result` is an event mask or, below 0, an error; the kernel tells more if it `goes_on`.
+    pub(super) fn on_event(&mut self, index: usize, result: i32, goes_on: bool) -> Told {
+        let state = match &mut self.slots[index] {
+            Slot::Watched(state) => state,
+            Slot::Ending => {
+                if !goes_on {
+                    self.free(index);
+                }
+                return Told::default();
+            }
+            Slot::Free => unreachable!("an event without a watch"),
+        };
+        let events = u32::try_from(result).unwrap_or(BROKEN);
+        state.is_armed = goes_on || events & BROKEN == 0;
+        Told {
+            begin_again: (state.is_armed && !goes_on).then_some((state.descriptor, state.events)),
+            wakers: [
+                state.input.on_events(events & INPUT, events & INPUT_OVER),
+                state
+                    .output
+                    .on_events(events & OUTPUT, events & OUTPUT_OVER),
+            ],
+        }
+    }
+}
+
+impl Direction {
+    fn on_events(&mut self, ready: u32, over: u32) -> Option<Waker> {
+        self.is_ready |= ready != 0;
+        self.is_over |= over != 0;
+        (ready | over != 0).then(|| self.waker.take()).flatten()
+    }
+
+    fn tells(&self) -> bool {
+        self.is_ready || self.is_over
+    }
+}
+
+/// A descriptor that is watched; the watch must end before the descriptor does.
+pub(super) struct Watch {
+    ring: Rc<Ring>,
+    index: usize,
+}
+
+impl Watch {
+    /// Of the ways a connection has.
+    pub(super) fn both_ways(descriptor: &impl AsRawFd) -> Watch {
+        Watch::new(descriptor, INPUT | OUTPUT)
+    }
+
+    pub(super) fn input(descriptor: &impl AsRawFd) -> Watch {
+        Watch::new(descriptor, INPUT)
+    }
+
+    fn new(descriptor: &impl AsRawFd, events: u32) -> Watch {
+        let ring = ring::current();
+        let descriptor = descriptor.as_raw_fd();
+        let index = ring.watches.borrow_mut().add(State {
+            descriptor,
+            events,
+            input: Direction::default(),
+            output: Direction::default(),
+            is_armed: true,
+        });
+        ring.begin_watch(index, descriptor, events);
+        Watch { ring, index }
+    }
+
+    /// Resolves when looking may find something, or the end.
+    pub(super) async fn ready(&self, way: Way) {
+        std::future::poll_fn(|context| self.poll_ready(way, context)).await;
+    }
+
+    fn poll_ready(&self, way: Way, context: &mut Context<'_>) -> Poll<()> {
+        self.with(way, |direction| {
+            if direction.tells() {
+                return Poll::Ready(());
+            }
+            match &mut direction.waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+            Poll::Pending
+        })
+    }
+
+    pub(super) fn is_ready(&self, way: Way) -> bool {
+        self.with(way, |direction| direction.tells())
+    }
+
+    /// Call *before* looking and not after: what comes after the look is told again.
+    pub(super) fn begin_to_look(&self, way: Way) {
+        self.with(way, |direction| direction.is_ready = false);
+    }
+
+    /// The look did not find all there is.
+    pub(super) fn leave_rest(&self, way: Way) {
+        self.with(way, |direction| direction.is_ready = true);
+    }
+
+    fn with<T>(&self, way: Way, act: impl FnOnce(&mut Direction) -> T) -> T {
+        let mut watches = self.ring.watches.borrow_mut();
+        let state = watches.state(self.index);
+        let direction = match way {
+            Way::In => &mut state.input,
+            Way::Out => &mut state.output,
+        };
+        act(direction)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let ended = self.ring.watches.borrow_mut().end(self.index);
+        if ended.is_armed {
+            self.ring.end_watch(self.index);
+        }
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Watch({})", self.index)
+    }
+}
