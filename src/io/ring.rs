@@ -34,33 +34,36 @@ const OF_WATCH: u64 = 1 << 63;
 const OF_NOBODY: u64 = u64::MAX;
 
 thread_local! {
-    static RING: RefCell<Option<Rc<Ring>>> = const { RefCell::new(None) };
+    /// With the executor that drives it: a thread may have several, one after another.
+    static RING: RefCell<Option<(usize, Rc<Ring>)>> = const { RefCell::new(None) };
 }
 
-/// Sets up this thread's ring and the task that drives it, on the executor that runs. Whoever uses the ring of a
-/// thread that has none sets it up, too, but cannot be told that the kernel refuses.
+/// Sets up the ring of the executor that runs, and the task that drives it. Whoever uses the ring of an executor
+/// that has none sets it up, too, but cannot be told that the kernel refuses.
 pub fn init_thread() -> io::Result<()> {
-    if RING.with_borrow(Option::is_none) {
+    if present().is_none() {
         let ring = Rc::new(Ring::new()?);
-        RING.set(Some(ring.clone()));
+        let executors_before = RING.replace(Some((glommio::executor().id(), ring.clone())));
+        drop(executors_before);
         turn::drive(ring);
     }
     Ok(())
 }
 
-/// This thread's.
+/// That of the executor that runs.
 pub(super) fn current() -> Rc<Ring> {
-    if let Some(ring) = RING.with_borrow(Clone::clone) {
-        return ring;
-    }
-    init_thread().expect("io_uring as Linux has it since 6.1");
-    RING.with_borrow(Clone::clone).expect("it was just set up")
+    present().unwrap_or_else(|| {
+        init_thread().expect("io_uring as Linux has it since 6.1");
+        present().expect("it was just set up")
+    })
 }
 
-/// The executor has ended; another one may come on this thread.
-pub(super) fn forget() {
-    // Not while the thread's own storage is being taken down: then it is forgotten anyway.
-    let _ring = RING.try_with(RefCell::take);
+fn present() -> Option<Rc<Ring>> {
+    let executor = glommio::executor().id();
+    RING.with_borrow(|ring| {
+        let (driver, ring) = ring.as_ref()?;
+        (*driver == executor).then(|| ring.clone())
+    })
 }
 
 /// What an operation needs alive until the kernel is done with it, handed back at its end.

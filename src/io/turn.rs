@@ -73,16 +73,7 @@ pub fn watch(thread_name: impl Into<String>) -> Alarm {
 
 /// Drives the ring as long as the executor runs.
 pub(super) fn drive(ring: Rc<Ring>) {
-    /// Dropped with the task.
-    struct Ended;
-    impl Drop for Ended {
-        fn drop(&mut self) {
-            ring::forget();
-        }
-    }
-    let ended = Ended;
     glommio::spawn_local(async move {
-        let _ended = ended;
         // It fails where the executor is going away.
         let _ended = beat(&ring).await;
     })
@@ -346,6 +337,17 @@ mod tests {
             }
         });
         other.join().unwrap();
+    }
+
+    #[test]
+    fn executors_that_follow_each_other_on_a_thread_have_a_ring_each() {
+        let others = std::thread::spawn(|| {
+            for _ in 0..3 {
+                let executor = glommio::LocalExecutorBuilder::default().make().unwrap();
+                executor.run(timer::sleep(Duration::from_millis(1)));
+            }
+        });
+        others.join().unwrap();
     }
 
     #[test]

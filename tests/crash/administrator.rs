@@ -29,7 +29,7 @@ pub fn work(address: &str, stop: &AtomicBool) -> usize {
             let Ok(cluster) = cluster else { continue };
             // Errors are the broker's death; what was answered before it counts.
             while work.once(&cluster).await.is_ok() && !stop.load(Ordering::Relaxed) {}
-            glommio::timer::sleep(Duration::from_millis(20)).await;
+            coati::io::timer::sleep(Duration::from_millis(20)).await;
         }
         let cluster = connect(address).await;
         work.trim(&cluster).await.expect("a living broker answers");

@@ -53,7 +53,7 @@ pub async fn connect(address: &str) -> Cluster {
     loop {
         match Cluster::connect(&[address.to_owned()], options.clone()).await {
             Ok(cluster) => return cluster,
-            Err(_) => glommio::timer::sleep(Duration::from_millis(20)).await,
+            Err(_) => coati::io::timer::sleep(Duration::from_millis(20)).await,
         }
     }
 }
@@ -98,7 +98,7 @@ pub fn write(address: &str, promise: Promise, seed: u64, stop: &AtomicBool) -> W
                 let delivery = producer.send(record).await;
                 waiting.push((partition, number, delivery.expect("taken")));
             }
-            glommio::timer::sleep(Duration::from_millis(1 + random.below(8))).await;
+            coati::io::timer::sleep(Duration::from_millis(1 + random.below(8))).await;
         }
         producer.flush().await;
         let mut acknowledged = Vec::new();
@@ -139,7 +139,7 @@ async fn producer(cluster: Cluster, promise: Promise) -> Producer {
         if let Ok(producer) = Producer::new(cluster.clone(), options).await {
             return producer;
         }
-        glommio::timer::sleep(Duration::from_millis(20)).await;
+        coati::io::timer::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -185,7 +185,7 @@ async fn committed(connection: &Connection, request: &OffsetCommitRequest) {
 }
 
 async fn until(time: Instant) {
-    glommio::timer::sleep(time.saturating_duration_since(clock::now())).await;
+    coati::io::timer::sleep(time.saturating_duration_since(clock::now())).await;
 }
 
 #[test]
