@@ -124,6 +124,9 @@ struct Member {
     next_number: u64,
     /// When it said the last sign of life that was taken.
     lives_since: i64,
+    /// When it said the last one whose answer told it to give nothing up: the coordinator has waited for it since
+    /// then at the earliest.
+    owes_nothing_since: i64,
     turn: u64,
 }
 
@@ -156,6 +159,7 @@ impl World {
             asked: None,
             next_number: 0,
             lives_since: 0,
+            owes_nothing_since: 0,
             turn: 0,
         });
         let clients = clients.collect();
@@ -692,6 +696,7 @@ impl World {
         member.epoch = answer.member_epoch;
         member.stage = Stage::Stable;
         member.says_all = false;
+        let mut gives_up = false;
         if let Some(assignment) = &answer.assignment {
             let topics = assignment.topic_partitions.iter();
             let claims: BTreeSet<Partition> = topics
@@ -703,7 +708,11 @@ impl World {
                 })
                 .collect();
             member.says_all = claims != member.claims;
+            gives_up = !member.claims.is_subset(&claims);
             self.claim(client, claims)?;
+        }
+        if !gives_up {
+            self.clients[client].owes_nothing_since = self.clients[client].lives_since;
         }
         let soon = match self.clients[client].says_all {
             true => 10,
@@ -783,7 +792,8 @@ impl World {
             let is_at_work = other.is_up
                 && other.stage == Stage::Stable
                 && other.stalled_until < self.now_ms
-                && self.now_ms < other.lives_since + SESSION_MS.min(REBALANCE_MS);
+                && self.now_ms < other.lives_since + SESSION_MS
+                && self.now_ms < other.owes_nothing_since + REBALANCE_MS;
             // An eager leader of a classic group assigns while others have not heard of it.
             if number == client || !is_at_work || other.is_classic {
                 continue;
@@ -986,11 +996,11 @@ impl World {
                 return Err(format!("a partition of client {number} has another owner"));
             }
         }
-        if owned != wanted {
-            return Err(format!("{owned:?} are owned of {wanted:?}"));
-        }
         let coordinator = self.coordinator.as_ref().ok_or("the coordinator is down")?;
         let (_, group) = coordinator.groups().next().ok_or("there is no group")?;
+        if owned != wanted {
+            return Err(format!("{owned:?} are owned of {wanted:?} in {group:?}"));
+        }
         let all_classic = self.clients.iter().all(|client| client.is_classic);
         match (group.type_name(), all_classic, group.state_name()) {
             ("classic", true, "Stable") | ("consumer", false, "Stable") => Ok(()),

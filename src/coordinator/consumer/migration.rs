@@ -1,7 +1,7 @@
 //! Owns turning a classic group into a consumer group and back, while its members go on (KIP-848, "online migration"):
 //! up when the first member of the consumer protocol joins, down when the last of them goes.
 
-use crate::coordinator::classic::{ClassicGroup, Migrant};
+use crate::coordinator::classic::{ClassicGroup, Migrant, State};
 use crate::coordinator::effects::Effects;
 use crate::protocol::{ErrorCode, Str};
 
@@ -76,7 +76,11 @@ pub(in crate::coordinator) fn upgraded(
         });
         group.target.insert(migrant.id, target);
     }
-    group.metadata_hash = group.metadata_hash_of(fx.image);
+    // Of a rebalance that was under way not all have an assignment: without its hash the group gets a new target at once,
+    // also where a static member comes back that wants what it wanted. Kafka leaves the partitions without an owner.
+    if classic.state() == State::Stable {
+        group.metadata_hash = group.metadata_hash_of(fx.image);
+    }
     Ok(group)
 }
 
