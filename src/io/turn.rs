@@ -2,7 +2,7 @@
 //!
 //! glommio's executor runs the tasks. Its own three rings would take a dozen system calls and more for each time it
 //! runs out of them, so it does not run out: the task in here is always there to be run, behind all others. A turn
-//! is what runs between two of its runs; each ends with one system call on [`Ring`], which sleeps if nothing else
+//! is what runs between two of its runs; each ends with one system call on the ring, which sleeps if nothing else
 //! was there to run. Now and then the executor gets to look at what is its own: signals, stdin, work on other threads.
 
 use std::cell::Cell;
