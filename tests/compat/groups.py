@@ -1,17 +1,19 @@
 """Consumer groups with the clients that people use: each client's members come, go, crash and come back under a name.
 
-    groups.py coati|kafka [--cores N] [--client NAME…]
+    groups.py coati|kafka [--cores N] [--client NAME…] [--only WORD]
 
-A member is a process, `CLIENT… BOOTSTRAP member GROUP TOPIC ASSIGNOR [INSTANCE]`; the assignor `consumer` means the consumer
-protocol (KIP-848), whose assignors are the broker's. It prints `record PARTITION OFFSET` for each
-record before it commits it, and leaves the group when its stdin ends. Records are written while nobody moves, so
-that each must be read exactly once; only where a member dies between reading and committing may one come twice.
+A member is a process, `CLIENT… BOOTSTRAP member GROUP TOPIC ASSIGNOR [INSTANCE]`; what it prints and what it can be told is in
+README.md. Records are written while nobody moves, so that each must be read exactly once; only where a member dies
+between reading and committing may one come twice. Scenes play side by side, but for the killed broker, which they all see at once.
 """
 
 import argparse
 import collections
+import concurrent.futures
+import dataclasses
 import pathlib
 import struct
+import re
 import subprocess
 import sys
 import threading
@@ -25,13 +27,42 @@ import wire
 from cases import check
 from clients import CLIENTS
 
-PARTITIONS = 6
-DEADLINE_SECONDS = 40
-# Assignors by client, and whether members can have names.
+PARTITIONS = 8
+DEADLINE_SECONDS = 60
+SCENES_AT_ONCE = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Abilities:
+    """What a client has: its assignors (`consumer` is the consumer protocol), names for members, whether it can be told to pause
+    and to seek, patterns ("live": topics that come later are found), both protocols to move between, what writes records, and whether it lives on when its broker is killed."""
+    assignors: tuple[str, ...]
+    has_names: bool = True
+    is_steered: bool = True
+    patterns: str = "live"
+    migrates: bool = False
+    writes: bool = False
+    survives: bool = True
+
+
+BOTH = ("range", "cooperative-sticky", "consumer")
 ABILITIES = {
-    "kcat": (["range"], False), "rdkafka": (["range", "cooperative-sticky", "consumer"], True),
-    "java": (["range", "cooperative-sticky", "consumer"], True),
-    "franz-go": (["range", "cooperative-sticky"], True), "kafka-python": (["range"], True), "kafkajs": (["roundrobin"], False),
+    # It ends when its last connection does.
+    "kcat": Abilities(("range", "cooperative-sticky"), has_names=False, is_steered=False, survives=False),
+    "rdkafka": Abilities(BOTH, migrates=True),
+    "java": Abilities(BOTH, migrates=True),
+    "franz-go": Abilities(BOTH),
+    "kafka-python": Abilities(("range", "cooperative-sticky")),
+    "kafkajs": Abilities(("roundrobin",), has_names=False, patterns="at start"),
+    "sarama": Abilities(("range", "cooperative-sticky"), patterns="", writes=True),
+    "aiokafka": Abilities(("range", "sticky"), writes=True),
+    # It cannot read the new leader that a fetch is told of (KIP-951), by Apache Kafka neither.
+    "platformatic": Abilities(("roundrobin", "consumer"), patterns="", writes=True, survives=False),
+}
+COMMANDS = {client.name: client.command for client in CLIENTS} | {
+    "sarama": [str(broker.DEPS / "sarama")],
+    "aiokafka": [str(broker.DEPS / "aiokafka" / "bin" / "python"), str(HERE / "aiokafka" / "client.py")],
+    "platformatic": ["node", str(broker.DEPS / "platformatic" / "client.mjs")],
 }
 
 
@@ -42,13 +73,13 @@ class Member:
         self.name = name
         if name == "kcat":
             settings = {"auto.offset.reset": "earliest", "auto.commit.interval.ms": "100", "session.timeout.ms": "6000",
-                        "heartbeat.interval.ms": "500", "partition.assignment.strategy": assignor}
+                        "heartbeat.interval.ms": "500", "topic.metadata.refresh.interval.ms": "1000", "partition.assignment.strategy": assignor}
             words = [word for key, value in settings.items() for word in ("-X", f"{key}={value}")]
-            command = ["kcat", "-b", bootstrap, "-u", "-q", "-f", "record %p %o\\n", *words, "-G", group, topic]
+            command = ["kcat", "-b", bootstrap, "-u", "-q", "-f", "record %t %p %o\\n", *words, "-G", group, topic]
         else:
-            command = next(client.command for client in CLIENTS if client.name == name)
-            command = [*command, bootstrap, "member", group, topic, assignor, *([instance] if instance else [])]
-        self.records: list[tuple[int, int]] = []
+            command = [*COMMANDS[name], bootstrap, "member", group, topic, assignor, *([instance] if instance else [])]
+        self.records: list[tuple[str, int, int]] = []
+        self.done = threading.Semaphore(0)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
@@ -57,7 +88,15 @@ class Member:
         for line in self.process.stdout:
             words = line.split()
             if words and words[0] == "record":
-                self.records.append((int(words[1]), int(words[2])))
+                self.records.append((words[1], int(words[2]), int(words[3])))
+            if words == ["done"]:
+                self.done.release()
+
+    def tell(self, command: str):
+        """Has it do something, and waits until it has."""
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        check(self.done.acquire(timeout=DEADLINE_SECONDS), f"{self.name} does not {command}")
 
     def leave(self):
         """Ends in order: the group hears of it."""
@@ -90,33 +129,46 @@ def assigned_count(member: dict) -> int:
 
 
 class Scene:
-    """One group, its topic, and what was written to it."""
+    """One group, its topics, and what was written to each."""
 
     def __init__(self, server: broker.Broker, name: str):
         self.server, self.group, self.topic = server, f"group-{name}", f"topic-{name}"
         self.connection = wire.Connection(server.bootstrap)
-        self.written = 0
-        answer = self.connection.ask("CreateTopics", 7, {"timeoutMs": 30000, "Topics": [
-            {"Name": self.topic, "NumPartitions": PARTITIONS, "ReplicationFactor": 1}]})
-        check(answer["Topics"][0]["ErrorCode"] == 0, f"creating {self.topic}: {answer}")
+        self.written: dict[str, int] = {}
         self.members: list[Member] = []
+        self.create(self.topic)
 
-    def start(self, client: str, assignor: str, instance: str = "") -> Member:
-        member = Member(client, self.server.bootstrap, self.group, self.topic, assignor, instance)
+    def create(self, topic: str):
+        answer = self.connection.ask("CreateTopics", 7, {"timeoutMs": 30000, "Topics": [
+            {"Name": topic, "NumPartitions": PARTITIONS, "ReplicationFactor": 1}]})
+        check(answer["Topics"][0]["ErrorCode"] == 0, f"creating {topic}: {answer}")
+        self.written[topic] = 0
+
+    def start(self, client: str, assignor: str, instance: str = "", topic: str = "") -> Member:
+        member = Member(client, self.server.bootstrap, self.group, topic or self.topic, assignor, instance)
         self.members.append(member)
         return member
 
-    def write(self, each: int):
+    def write(self, each: int, topic: str = ""):
+        topic = topic or self.topic
         for partition in range(PARTITIONS):
             records = wire.batch([b"value"] * each)
-            body = {"Acks": -1, "TimeoutMs": 30000, "TopicData": [{"Name": self.topic, "PartitionData": [{"Index": partition, "Records": records}]}]}
+            body = {"Acks": -1, "TimeoutMs": 30000, "TopicData": [{"Name": topic, "PartitionData": [{"Index": partition, "Records": records}]}]}
             for _ in range(200):
                 answer = self.connection.ask("Produce", 9, body)["Responses"][0]["PartitionResponses"][0]
                 if answer["ErrorCode"] == 0:
                     break
                 time.sleep(0.05)
             check(answer["ErrorCode"] == 0, f"producing: {answer}")
-        self.written += each
+        self.written[topic] += each
+
+    def write_by(self, client: str, each: int):
+        subprocess.run([*COMMANDS[client], self.server.bootstrap, "write", self.topic, str(PARTITIONS), str(each)],
+                       check=True, capture_output=True, timeout=DEADLINE_SECONDS)
+        self.written[self.topic] += each
+
+    def wanted(self) -> set[tuple[str, int, int]]:
+        return {(topic, partition, offset) for topic, written in self.written.items() for partition in range(PARTITIONS) for offset in range(written)}
 
     def until(self, what: str, holds):
         """Waits for something that clients bring about."""
@@ -133,7 +185,7 @@ class Scene:
 
     def all_read(self, twice: bool = False):
         """Every record that was written is read; once, unless told."""
-        wanted = {(partition, offset) for partition in range(PARTITIONS) for offset in range(self.written)}
+        wanted = self.wanted()
         self.until("all is read", lambda: wanted <= {record for member in self.members for record in list(member.records)})
         read = [record for member in self.members for record in member.records]
         check(set(read) == wanted, f"read more than was written: {sorted(set(read) - wanted)[:3]}")
@@ -142,8 +194,8 @@ class Scene:
     def all_committed(self):
         def committed():
             answer = self.connection.ask("OffsetFetch", 7, {"GroupId": self.group, "Topics": None})
-            offsets = {p["PartitionIndex"]: p["CommittedOffset"] for topic in answer["Topics"] for p in topic["Partitions"]}
-            return offsets == {partition: self.written for partition in range(PARTITIONS)}
+            offsets = {(topic["Name"], p["PartitionIndex"]): p["CommittedOffset"] for topic in answer["Topics"] for p in topic["Partitions"]}
+            return offsets == {(topic, partition): written for topic, written in self.written.items() if written for partition in range(PARTITIONS)}
         self.until("all is committed", committed)
 
     def describe(self) -> dict:
@@ -162,9 +214,14 @@ class Scene:
         def stable():
             group = self.describe()
             assigned = sum(assigned_count(member) for member in group["Members"])
-            return group["GroupState"] == "Stable" and len(group["Members"]) == count and assigned == PARTITIONS
+            return group["GroupState"] == "Stable" and len(group["Members"]) == count and assigned == PARTITIONS * len(self.written)
         self.until(f"{count} members agree", stable)
         return self.describe()
+
+    def all_assigned_alike(self, before: dict):
+        """Nobody has come or gone, and everybody has what it had."""
+        assignments = lambda group: {member["MemberId"]: member.get("MemberAssignment", member.get("Assignment")) for member in group["Members"]}
+        check(assignments(self.describe()) == assignments(before), f"the group has changed: {self.describe()} was {before}")
 
     def end(self):
         for member in self.members:
@@ -190,7 +247,10 @@ def comings_and_goings(scene: Scene, client: str, assignor: str):
     scene.all_committed()
     first.leave()
     scene.until("the group is empty", lambda: scene.describe()["GroupState"] == "Empty")
-    scene.write(10)
+    if ABILITIES[client].writes:
+        scene.write_by(client, 10)
+    else:
+        scene.write(10)
     third = scene.start(client, assignor)
     scene.all_read()
     scene.all_committed()
@@ -262,16 +322,72 @@ def migration(scene: Scene, client: str):
         old = new
 
 
+def steering(scene: Scene, client: str, assignor: str):
+    """Commits that nobody waits for; a member that pauses and keeps its place; members that go back."""
+    scene.write(20)
+    members = [scene.start(client, assignor) for _ in range(2)]
+    paused, other = members
+    scene.settled(2)
+    scene.all_read()
+    scene.all_committed()
+    for member in members:
+        member.tell("async")
+    scene.write(10)
+    scene.all_read()
+    scene.all_committed()
+    before = scene.describe()
+    mine = {(topic, partition) for topic, partition, _ in other.records}
+    paused.tell("pause")
+    # A fetch that was under way may bring what is written first; those after it must not.
+    for each in (1, 10):
+        written = scene.written[scene.topic]
+        scene.write(each)
+        scene.until("the other reads on", lambda: all(
+            (topic, partition, written + each - 1) in other.records for topic, partition in mine if (topic, partition, written - 1) in other.records))
+    check(not any(offset >= written for _, _, offset in paused.records), "a paused member reads nothing")
+    scene.all_assigned_alike(before)
+    paused.tell("resume")
+    scene.all_read()
+    scene.all_committed()
+    for place in (25, 0):
+        for member in members:
+            known = collections.Counter(member.records)
+            again = {record for record in member.records if record[2] >= place and (record[0], record[1], 40) in member.records}
+            member.tell(f"seek {place}")
+            scene.until(f"it reads again from {place}", lambda: all(count > known[record] for record, count in
+                                                                    collections.Counter(member.records).items() if record in again))
+    scene.write(10)
+    scene.all_read(twice=True)
+    scene.all_committed()
+
+
+def pattern(scene: Scene, client: str, assignor: str, is_live: bool):
+    """A subscription to a pattern: to what fits it now and, where the client looks again, later."""
+    scene.create(f"{scene.topic}-and")
+    for topic in scene.written:
+        scene.write(10, topic)
+    other = Scene(scene.server, f"{scene.topic}-not")
+    other.write(10)
+    scene.start(client, assignor, topic=f"^{re.escape(scene.topic)}(-and|-late)?$")
+    scene.settled(1)
+    scene.all_read()
+    if is_live:
+        scene.create(f"{scene.topic}-late")
+        scene.write(10, f"{scene.topic}-late")
+        scene.settled(1)
+        scene.all_read()
+    scene.all_committed()
+
+
 def broker_restart(scene: Scene, client: str, assignor: str):
-    """The broker ends and comes back: the group goes on, and no commit is lost."""
+    """The broker ends and comes back: the group goes on, and no commit is lost. It ends where this yields."""
     scene.write(10)
     scene.start(client, assignor)
     scene.start(client, assignor)
     scene.settled(2)
     scene.all_read()
     scene.all_committed()
-    scene.server.kill()
-    scene.server.start()
+    yield
     scene.connection = wire.Connection(scene.server.bootstrap)
     scene.all_committed()
     scene.write(10)
@@ -313,9 +429,9 @@ def command_line(scene: Scene):
     reset("--topic", scene.topic, "--to-earliest")
     check(lags() == [0] * PARTITIONS, "a dry run changes nothing")
     reset("--topic", f"{scene.topic}:0,1", "--to-earliest", "--execute")
-    check(lags() == [5, 5, 0, 0, 0, 0], f"two partitions are reset: {lags()}")
+    check(lags() == [5, 5, *[0] * (PARTITIONS - 2)], f"two partitions are reset: {lags()}")
     reset("--shift-by", "-2", "--execute")
-    check(lags() == [5, 5, 2, 2, 2, 2], f"shifted, not below the beginning: {lags()}")
+    check(lags() == [5, 5, *[2] * (PARTITIONS - 2)], f"shifted, not below the beginning: {lags()}")
     reset("--to-offset", "3", "--execute")
     check(lags() == [2] * PARTITIONS, f"to an offset: {lags()}")
     reset("--by-duration", "1h", "--execute")
@@ -324,7 +440,7 @@ def command_line(scene: Scene):
     plan = scene.server.directory / "offsets.csv"
     plan.write_text(f"{scene.topic},2,1\n{scene.topic},3,4\n")
     reset("--from-file", str(plan), "--execute")
-    check(lags() == [0, 0, 4, 1, 0, 0], f"from a file: {lags()}")
+    check(lags() == [0, 0, 4, 1, *[0] * (PARTITIONS - 4)], f"from a file: {lags()}")
     coati("group", "delete-offsets", scene.group, "--topic", f"{scene.topic}:0")
     check(len(lags()) == PARTITIONS - 1, "one is forgotten")
     member = scene.start("kafka-python", "range")
@@ -337,51 +453,92 @@ def command_line(scene: Scene):
     coati("group", "describe", scene.group, fails="GROUP_ID_NOT_FOUND")
 
 
+def scenes(clients: list[str]):
+    """Title, what to play, and its arguments."""
+    for client in clients:
+        has = ABILITIES[client]
+        for assignor in has.assignors:
+            yield f"{client} {assignor}", comings_and_goings, client, assignor
+        for assignor in has.assignors if has.is_steered else ():
+            yield f"{client} {assignor} pauses, seeks and commits on the side", steering, client, assignor
+        if has.patterns:
+            yield f"{client} by a pattern", pattern, client, has.assignors[0], has.patterns == "live"
+        if has.has_names:
+            yield f"{client} under a name", static_restart, client, has.assignors[0]
+        if "consumer" in has.assignors and has.patterns == "live":
+            yield f"{client} consumer by a pattern", pattern, client, "consumer", True
+        if has.migrates:
+            yield f"{client} consumer under a name", static_return, client
+            yield f"{client} from one protocol to the other", migration, client
+    rangers = [client for client in clients if "range" in ABILITIES[client].assignors]
+    if len(rangers) > 1:
+        yield "all together", together, rangers
+    if "kafka-python" in clients:
+        yield "the command line", command_line
+
+
+def restarts(clients: list[str]):
+    for client in (client for client in clients if ABILITIES[client].survives):
+        for assignor in {ABILITIES[client].assignors[0], *({"consumer"} & set(ABILITIES[client].assignors))}:
+            yield f"{client} {assignor} and a killed broker", broker_restart, client, assignor
+
+
+class Stage:
+    """Plays scenes side by side and tells how each ended."""
+
+    def __init__(self, server: broker.Broker, label: str):
+        self.server, self.label, self.failed = server, label, 0
+        self.pool = concurrent.futures.ThreadPoolExecutor(SCENES_AT_ONCE)
+
+    def play(self, title: str, act, *rest):
+        """Plays to the end, or to where the act yields: then what goes on with it."""
+        began = time.monotonic()
+        scene = Scene(self.server, re.sub(r"[^a-z-]", "-", title))
+        return self.proceed(title, scene, began, lambda: act(scene, *rest))
+
+    def proceed(self, title: str, scene: Scene, began: float, step):
+        try:
+            acting = step()
+            if acting is not None and next(acting, self) is not self:
+                return lambda: self.proceed(title, scene, began, lambda: acting)
+            self.say(f"pass {self.label} groups: {title} ({time.monotonic() - began:.1f} s)")
+        except Exception as error:  # Whatever it is, it is this case's result.
+            self.failed += 1
+            self.say(f"FAIL {self.label} groups: {title}: {error!r}")
+        scene.end()
+        return None
+
+    @staticmethod
+    def say(line: str):
+        """In one piece, whoever else is speaking."""
+        print(line + "\n", end="", flush=True)
+
+    def play_all(self, chosen: list) -> list:
+        return [more for more in self.pool.map(lambda one: self.play(*one), chosen) if more]
+
+
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("kind", choices=["coati", "kafka"])
     arguments.add_argument("--cores", type=int)
     arguments.add_argument("--client", nargs="*", default=list(ABILITIES))
+    arguments.add_argument("--only", default="", help="scenes whose titles have this")
     options = arguments.parse_args()
     label = options.kind + (f"/{options.cores} cores" if options.cores else "")
     settings = {"offsets.topic.replication.factor": "1", "group.initial.rebalance.delay.ms": "500", "group.consumer.heartbeat.interval.ms": "500",
                 "group.consumer.min.heartbeat.interval.ms": "500", "group.consumer.session.timeout.ms": "6000",
                 "group.consumer.min.session.timeout.ms": "6000"}
-    failed = 0
+    chosen = lambda scenes: [scene for scene in scenes if options.only in scene[0]]
     with broker.Broker(options.kind, settings, options.cores) as server:
-        def play(title: str, act, *rest):
-            nonlocal failed
-            scene = Scene(server, title.replace(" ", "-").replace("'", ""))
-            try:
-                act(scene, *rest)
-                print(f"pass {label} groups: {title}", flush=True)
-            except Exception as error:  # Whatever it is, it is this case's result.
-                failed += 1
-                print(f"FAIL {label} groups: {title}: {error!r}", flush=True)
-            finally:
-                scene.end()
-
-        for client in options.client:
-            assignors, has_names = ABILITIES[client]
-            for assignor in assignors:
-                play(f"{client} {assignor}", comings_and_goings, client, assignor)
-            if has_names:
-                play(f"{client} under a name", static_restart, client, assignors[0])
-            if "consumer" in assignors:
-                play(f"{client} consumer under a name", static_return, client)
-                play(f"{client} from one protocol to the other", migration, client)
-                play(f"{client} consumer and a killed broker", broker_restart, client, "consumer")
-        # kcat ends when its last connection does.
-        for client in (client for client in options.client if client != "kcat"):
-            play(f"{client} and a killed broker", broker_restart, client, ABILITIES[client][0][0])
-        if "kafka-python" in options.client:
-            play("the command line", command_line)
-        rangers = [client for client in options.client if "range" in ABILITIES[client][0]]
-        if len(rangers) > 1:
-            play("all together", together, rangers)
-        if failed:
+        stage = Stage(server, label)
+        stage.play_all(chosen(scenes(options.client)))
+        if waiting := stage.play_all(chosen(restarts(options.client))):
+            server.kill()
+            server.start()
+            list(stage.pool.map(lambda more: more(), waiting))
+        if stage.failed:
             print(server.log()[-3000:])
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if stage.failed else 0)
 
 
 if __name__ == "__main__":

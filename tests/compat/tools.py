@@ -121,6 +121,24 @@ def verifiable_producer(tools: Tools):
     check(len(sent) == 50 and said[-1]["acked"] == 50, f"{len(sent)} sent, {said[-1]}")
 
 
+def verifiable_consumer(tools: Tools):
+    """Reads as much as it is told, twice; the second goes on where the first has committed, by either protocol."""
+    tools.run("TopicCommand", "--create", "--topic", "vec", "--partitions", "3")
+    for protocol in ("classic", "consumer"):
+        tools.run("VerifiableProducer", "--topic", "vec", "--max-messages", "60")
+        for first in (0, 30):
+            said = tools.run("VerifiableConsumer", "--topic", "vec", "--group-id", "vec", "--group-protocol", protocol, "--max-messages", "30",
+                             "--reset-policy", "earliest", "--verbose")
+            events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+            check(sum(event["name"] == "record_data" for event in events) >= 30 - first, f"{protocol}: {said[-1500:]}")
+            committed = [event for event in events if event["name"] == "offsets_committed"]
+            check(committed and all(event["success"] for event in committed), f"{protocol}: {said[-1500:]}")
+    latest = sum(int(line.rsplit(":", 1)[1]) for line in tools.offsets("vec", "latest"))
+    described = tools.run("consumer.group.ConsumerGroupCommand", "--describe", "--group", "vec")
+    reached = sum(int(line.split()[3]) for line in described.splitlines() if line.startswith("vec "))
+    check(latest == reached == 120, f"{reached} of {latest} are committed")
+
+
 def get_offset_shell(tools: Tools):
     tools.run("TopicCommand", "--create", "--topic", "gos", "--partitions", "2")
     tools.run("ConsoleProducer", "--topic", "gos", "--sync", "--reader-property", "parse.key=true", data="".join(f"k\tv{i}\n" for i in range(10)))
@@ -279,7 +297,7 @@ def consumer_group_log(tools: Tools):
         r'"type":"8".*payload: <DELETE>', r'"type":"7".*payload: <DELETE>', r'"type":"5".*payload: <DELETE>')
 
 
-ALL = [topic_command, config_command, console, performance, verifiable_producer, get_offset_shell, delete_records, log_dirs,
+ALL = [topic_command, config_command, console, performance, verifiable_producer, verifiable_consumer, get_offset_shell, delete_records, log_dirs,
        end_to_end_latency, client_compatibility, cluster_tools, groups, group_log, consumer_group_log]
 
 

@@ -96,6 +96,23 @@ deps_kafkajs() {
     (cd "$DEPS/kafkajs" && npm install --no-audit --no-fund --no-package-lock) && built kafkajs tests/compat/kafkajs/package.json
 }
 
+deps_platformatic() {
+    local source=tests/compat/platformatic
+    need_program node nodejs && need_program npm npm || return 1
+    mkdir -p "$DEPS/platformatic" && cp $source/{package.json,client.mjs} "$DEPS/platformatic/" || return 1
+    changed platformatic $source/package.json || return 0
+    (cd "$DEPS/platformatic" && npm install --no-audit --no-fund --no-package-lock) && built platformatic $source/package.json
+}
+
+deps_aiokafka() {
+    python_packages aiokafka tests/compat/aiokafka/requirements.txt
+}
+
+deps_sarama() {
+    need_program go golang || return 1
+    (cd tests/compat/sarama && go build -o "$DEPS/sarama" .)
+}
+
 deps_franz_go() {
     need_program go golang || return 1
     (cd tests/compat/franz-go && go build -o "$DEPS/franz-go" .)

@@ -9,8 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -66,17 +67,25 @@ func main() {
 	}
 }
 
-// A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends.
+// A member of a group (groups.py): see "In a group" in tests/compat/README.md.
 func member(bootstrap string, arguments []string) error {
 	group, topic, assignor := arguments[0], arguments[1], arguments[2]
-	var balancer kgo.GroupBalancer = kgo.RangeBalancer()
-	if assignor == "cooperative-sticky" {
-		balancer = kgo.CooperativeStickyBalancer()
-	}
 	options := []kgo.Opt{
-		kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.Balancers(balancer),
+		kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
 		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.SessionTimeout(6 * time.Second),
 		kgo.HeartbeatInterval(500 * time.Millisecond), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(100 * time.Millisecond),
+	}
+	switch assignor {
+	case "cooperative-sticky":
+		options = append(options, kgo.Balancers(kgo.CooperativeStickyBalancer()))
+	case "consumer":
+		options = append(options, kgo.Balancers(kgo.RangeBalancer()), kgo.ServerSideBalancer())
+	default:
+		options = append(options, kgo.Balancers(kgo.RangeBalancer()))
+	}
+	if topic[0] == '^' {
+		options = append(options, kgo.ConsumeRegex())
 	}
 	if len(arguments) > 3 {
 		options = append(options, kgo.InstanceID(arguments[3]))
@@ -86,20 +95,51 @@ func member(bootstrap string, arguments []string) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	commands := make(chan string, 16)
 	go func() {
-		io.Copy(io.Discard, os.Stdin)
+		input := bufio.NewScanner(os.Stdin)
+		for input.Scan() {
+			commands <- input.Text()
+		}
 		cancel()
 	}()
-	uncommitted := false
+	uncommitted, waits := false, true
 	for ctx.Err() == nil {
+		select {
+		case command := <-commands:
+			word, argument, _ := strings.Cut(command, " ")
+			switch word {
+			case "async":
+				waits = false
+			case "pause":
+				client.PauseFetchTopics(client.GetConsumeTopics()...)
+			case "resume":
+				client.ResumeFetchTopics(client.GetConsumeTopics()...)
+			case "seek":
+				offset, err := strconv.ParseInt(argument, 10, 64)
+				if err != nil {
+					return err
+				}
+				to := map[string]map[int32]kgo.EpochOffset{topic: {}}
+				for partition := range client.CommittedOffsets()[topic] {
+					to[topic][partition] = kgo.EpochOffset{Epoch: -1, Offset: offset}
+				}
+				client.SetOffsets(to)
+			}
+			fmt.Println("done")
+		default:
+		}
 		polling, enough := context.WithTimeout(ctx, 200*time.Millisecond)
 		fetches := client.PollFetches(polling)
 		enough()
 		fetches.EachRecord(func(record *kgo.Record) {
-			fmt.Printf("record %d %d\n", record.Partition, record.Offset)
+			fmt.Printf("record %s %d %d\n", record.Topic, record.Partition, record.Offset)
 		})
 		if uncommitted = uncommitted || fetches.NumRecords() > 0; uncommitted {
-			if err := client.CommitUncommittedOffsets(context.Background()); err != nil {
+			if !waits {
+				client.CommitOffsets(context.Background(), client.UncommittedOffsets(), nil)
+				uncommitted = false
+			} else if err := client.CommitUncommittedOffsets(context.Background()); err != nil {
 				fmt.Println("uncommitted", err)
 			} else {
 				uncommitted = false

@@ -14,6 +14,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.Future;
+import java.util.concurrent.LinkedBlockingQueue;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
@@ -61,7 +62,7 @@ public class Client {
         }
     }
 
-    /** A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends. */
+    /** A member of a group (groups.py): see "In a group" in tests/compat/README.md. */
     static void member(String group, String topic, String assignor, String instance) throws Exception {
         Properties settings = new Properties();
         settings.put("bootstrap.servers", bootstrap);
@@ -80,41 +81,49 @@ public class Client {
         }
         if (instance != null) settings.put("group.instance.id", instance);
         KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
-        Thread ending = new Thread(() -> {
-            try {
-                System.in.readAllBytes();
-            } catch (java.io.IOException error) {
-                // The input has ended, too.
-            }
-            consumer.wakeup();
+        LinkedBlockingQueue<String> commands = new LinkedBlockingQueue<>();
+        Thread listening = new Thread(() -> {
+            new BufferedReader(new InputStreamReader(System.in)).lines().forEach(commands::add);
+            commands.add("leave");
         });
-        ending.setDaemon(true);
-        ending.start();
-        // The subscription is a pattern that only this topic fits; in the new protocol the broker looks it up.
+        listening.setDaemon(true);
+        listening.start();
+        // A name is subscribed to as a pattern that nothing else fits; in the new protocol the broker looks patterns up.
+        String pattern = topic.startsWith("^") ? topic : "^" + topic + "$";
         if (newProtocol) {
-            consumer.subscribe(new org.apache.kafka.clients.consumer.SubscriptionPattern("\\Q" + topic + "\\E"));
+            consumer.subscribe(new org.apache.kafka.clients.consumer.SubscriptionPattern(pattern));
         } else {
-            consumer.subscribe(java.util.regex.Pattern.compile("^" + java.util.regex.Pattern.quote(topic) + "$"));
+            consumer.subscribe(java.util.regex.Pattern.compile(pattern));
         }
         boolean uncommitted = false;
-        try {
-            while (true) {
-                ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(200));
-                uncommitted |= !records.isEmpty();
-                for (ConsumerRecord<byte[], byte[]> record : records) {
-                    System.out.println("record " + record.partition() + " " + record.offset());
+        boolean waits = true;
+        while (true) {
+            String command = commands.poll();
+            if (command != null) {
+                if (command.equals("leave")) break;
+                if (command.equals("async")) waits = false;
+                if (command.equals("pause")) consumer.pause(consumer.assignment());
+                if (command.equals("resume")) consumer.resume(consumer.assignment());
+                if (command.startsWith("seek ")) {
+                    for (TopicPartition partition : consumer.assignment()) consumer.seek(partition, Long.parseLong(command.substring(5)));
                 }
-                System.out.flush();
-                try {
-                    if (uncommitted) consumer.commitSync();
-                    uncommitted = false;
-                } catch (org.apache.kafka.clients.consumer.CommitFailedException | org.apache.kafka.common.errors.RebalanceInProgressException error) {
-                    System.out.println("uncommitted " + error);
-                }
+                System.out.println("done");
             }
-        } catch (org.apache.kafka.common.errors.WakeupException ended) {
-            consumer.close();
+            ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(200));
+            uncommitted |= !records.isEmpty();
+            for (ConsumerRecord<byte[], byte[]> record : records) {
+                System.out.println("record " + record.topic() + " " + record.partition() + " " + record.offset());
+            }
+            System.out.flush();
+            try {
+                if (uncommitted && waits) consumer.commitSync();
+                if (uncommitted && !waits) consumer.commitAsync();
+                uncommitted = false;
+            } catch (org.apache.kafka.clients.consumer.CommitFailedException | org.apache.kafka.common.errors.RebalanceInProgressException error) {
+                System.out.println("uncommitted " + error);
+            }
         }
+        consumer.close();
     }
 
     static byte[] key(int i) {

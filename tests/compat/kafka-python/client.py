@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import queue
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import cases
 from cases import check
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.errors import KafkaError
@@ -90,22 +92,42 @@ def admin(bootstrap: str, case: dict):
 
 
 def member(bootstrap: str, group: str, topic: str, assignor: str, instance: str | None = None):
-    """A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends."""
-    strategy = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}[assignor]
+    """A member of a group (groups.py): see "In a group" in tests/compat/README.md."""
+    strategy = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor,
+                "cooperative-sticky": CooperativeStickyAssignor}[assignor]
     consumer = KafkaConsumer(
-        topic, bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance, enable_auto_commit=False, auto_offset_reset="earliest",
-        session_timeout_ms=6000, heartbeat_interval_ms=500, partition_assignment_strategy=[strategy])
-    ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-    uncommitted = False
-    while not ended.is_set():
+        bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance, enable_auto_commit=False, auto_offset_reset="earliest",
+        session_timeout_ms=6000, heartbeat_interval_ms=500, metadata_max_age_ms=1000, partition_assignment_strategy=[strategy])
+    consumer.subscribe(**({"pattern": topic} if topic.startswith("^") else {"topics": [topic]}))
+    commands = queue.SimpleQueue()
+    def listen():
+        for line in iter(sys.stdin.readline, ""):
+            commands.put(line.split())
+        commands.put(["leave"])
+    threading.Thread(target=listen, daemon=True).start()
+    uncommitted, waits = False, True
+    while True:
+        command, *arguments = ["poll"] if commands.empty() else commands.get()
+        if command == "leave":
+            break
+        if command == "async":
+            waits = False
+        if command == "pause":
+            consumer.pause(*consumer.assignment())
+        if command == "resume":
+            consumer.resume(*consumer.assignment())
+        if command == "seek":
+            for partition in consumer.assignment():
+                consumer.seek(partition, int(arguments[0]))
+        if command != "poll":
+            print("done", flush=True)
         records = [record for batch in consumer.poll(timeout_ms=200).values() for record in batch]
         for record in records:
-            print("record", record.partition, record.offset, flush=True)
+            print("record", record.topic, record.partition, record.offset, flush=True)
         try:
             uncommitted = uncommitted or bool(records)
             if uncommitted:
-                consumer.commit()
+                consumer.commit() if waits else consumer.commit_async()
                 uncommitted = False
         except KafkaError as error:
             print("uncommitted", repr(error), flush=True)

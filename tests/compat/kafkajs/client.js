@@ -198,18 +198,35 @@ async function administer(kafka, test) {
   await admin.disconnect()
 }
 
-// A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends.
+// A member of a group (groups.py): see "In a group" in tests/compat/README.md.
 async function member(bootstrap, groupId, topic) {
   const kafka = new Kafka({ clientId: 'compat', brokers: [bootstrap], logLevel: logLevel.NOTHING })
-  const consumer = kafka.consumer({ groupId, sessionTimeout: 6000, heartbeatInterval: 500, rebalanceTimeout: 10000, maxWaitTimeInMs: 200 })
-  await consumer.connect()
-  await consumer.subscribe({ topics: [topic], fromBeginning: true })
-  await consumer.run({
-    autoCommitThreshold: 1,
-    eachMessage: async ({ partition, message }) => console.log(`record ${partition} ${message.offset}`),
+  const consumer = kafka.consumer({
+    groupId, sessionTimeout: 6000, heartbeatInterval: 500, rebalanceTimeout: 10000, maxWaitTimeInMs: 200, metadataMaxAge: 1000,
   })
-  process.stdin.resume()
-  await new Promise(resolve => process.stdin.on('end', resolve))
+  let assigned = {}
+  let waits = true
+  consumer.on(consumer.events.GROUP_JOIN, event => { assigned = event.payload.memberAssignment })
+  await consumer.connect()
+  await consumer.subscribe({ topics: [topic.startsWith('^') ? new RegExp(topic) : topic], fromBeginning: true })
+  await consumer.run({
+    autoCommit: false,
+    eachMessage: async ({ topic, partition, message }) => {
+      console.log(`record ${topic} ${partition} ${message.offset}`)
+      const committed = consumer.commitOffsets([{ topic, partition, offset: String(Number(message.offset) + 1) }])
+        .catch(error => console.log(`uncommitted ${error.message}`))
+      if (waits) await committed
+    },
+  })
+  const partitions = () => Object.entries(assigned).map(([topic, partitions]) => ({ topic, partitions }))
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const [command, offset] = line.split(' ')
+    if (command === 'async') waits = false
+    if (command === 'pause') consumer.pause(partitions())
+    if (command === 'resume') consumer.resume(partitions())
+    if (command === 'seek') partitions().forEach(({ topic, partitions }) => partitions.forEach(partition => consumer.seek({ topic, partition, offset })))
+    console.log('done')
+  }
   await consumer.disconnect()
   process.exit(0)
 }

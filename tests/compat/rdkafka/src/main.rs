@@ -4,12 +4,13 @@
 
 use std::io::BufRead;
 use std::sync::Mutex;
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -53,11 +54,11 @@ fn main() {
     }
 }
 
-/// A member of a group (groups.py): prints what it reads, commits it, leaves when stdin ends.
+/// A member of a group (groups.py): see "In a group" in tests/compat/README.md.
 fn member(bootstrap: &str, group: &str, topic: &str, assignor: &str, instance: Option<&String>) -> Result<()> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap).set("group.id", group).set("enable.auto.commit", "false");
-    config.set("auto.offset.reset", "earliest");
+    config.set("auto.offset.reset", "earliest").set("topic.metadata.refresh.interval.ms", "1000");
     match assignor {
         "consumer" => {
             config.set("group.protocol", "consumer");
@@ -72,23 +73,43 @@ fn member(bootstrap: &str, group: &str, topic: &str, assignor: &str, instance: O
     }
     let consumer: BaseConsumer = config.create()?;
     consumer.subscribe(&[topic])?;
-    let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let ends = ended.clone();
+    let (commands, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for _line in std::io::stdin().lock().lines() {}
-        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        for line in std::io::stdin().lock().lines() {
+            commands.send(line).expect("somebody listens");
+        }
     });
-    let mut uncommitted = false;
-    while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+    let (mut uncommitted, mut mode) = (false, CommitMode::Sync);
+    loop {
+        match told.try_recv() {
+            Ok(line) => {
+                let (line, assigned) = (line?, consumer.assignment()?);
+                match line.split_once(' ') {
+                    Some(("seek", offset)) => {
+                        let mut to = TopicPartitionList::new();
+                        for one in assigned.elements() {
+                            to.add_partition_offset(one.topic(), one.partition(), Offset::Offset(offset.parse()?))?;
+                        }
+                        consumer.seek_partitions(to, DEADLINE)?;
+                    }
+                    _ if line == "pause" => consumer.pause(&assigned)?,
+                    _ if line == "resume" => consumer.resume(&assigned)?,
+                    _ => mode = CommitMode::Async,
+                }
+                println!("done");
+            }
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => return Ok(()),
+        }
         match consumer.poll(Duration::from_millis(20)) {
             Some(Ok(record)) => {
-                println!("record {} {}", record.partition(), record.offset());
+                println!("record {} {} {}", record.topic(), record.partition(), record.offset());
                 uncommitted = true;
             }
             Some(Err(error)) => println!("error {error}"),
             None if uncommitted => {
                 uncommitted = false;
-                if let Err(error) = consumer.commit_consumer_state(rdkafka::consumer::CommitMode::Sync) {
+                if let Err(error) = consumer.commit_consumer_state(mode) {
                     println!("uncommitted {error}");
                     uncommitted = true;
                 }
@@ -96,7 +117,6 @@ fn member(bootstrap: &str, group: &str, topic: &str, assignor: &str, instance: O
             None => {}
         }
     }
-    Ok(())
 }
 
 fn parse(line: &str) -> Case {
@@ -172,9 +192,11 @@ fn produce(bootstrap: &str, case: &Case) -> Result<()> {
         let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&case.topic, Box::new(i))
             .partition(partition as i32)
             .timestamp(case.base_timestamp + i as i64 * 10)
-            .headers(headers(partition).iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-                headers.insert(Header { key, value: Some(value) })
-            }));
+            .headers(
+                headers(partition)
+                    .iter()
+                    .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) })),
+            );
         record.key = key.as_deref();
         record.payload = value.as_deref();
         producer.send(record).map_err(|(error, _)| error)?;
