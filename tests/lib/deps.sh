@@ -56,13 +56,23 @@ deps_java() {
         built java $source/pom.xml $source/Client.java
 }
 
+# java_jars NAME POM: the jars that a pom lists, as tests/.deps/java/NAME.
+java_jars() {
+    local name=$1 source=$2
+    need_program java default-jdk-headless && need_program mvn maven || return 1
+    changed "java-$name" "$source" || return 0
+    rm -rf "$DEPS/java/$name"
+    mvn -q -B -f "$source" dependency:copy-dependencies "-DoutputDirectory=$DEPS/java/$name" && built "java-$name" "$source"
+}
+
 # Apache Kafka's command-line tools.
 deps_java_tools() {
-    local source=tests/compat/java/tools/pom.xml
-    need_program java default-jdk-headless && need_program mvn maven || return 1
-    changed java-tools $source || return 0
-    rm -rf "$DEPS/java/tools"
-    mvn -q -B -f $source dependency:copy-dependencies "-DoutputDirectory=$DEPS/java/tools" && built java-tools $source
+    java_jars tools tests/compat/java/tools/pom.xml
+}
+
+# Apache Kafka Connect.
+deps_java_connect() {
+    java_jars connect tests/compat/java/connect/pom.xml
 }
 
 # python_packages NAME LIST: an environment of its own for the packages in LIST, as tests/.deps/NAME.
