@@ -101,6 +101,9 @@ pub const MEMBER_METADATA_BYTES_MAX: usize = 1 << 20;
 /// What all members of one group may say under all of their protocols together.
 pub const GROUP_METADATA_BYTES_MAX: usize = 16 << 20;
 
+/// What a member of a group counts at least in what those of a core hold (`group.members.max.bytes`).
+pub const GROUP_MEMBER_BYTES_LEAST: usize = 512;
+
 /// Member ids of one group that were given out and have not been joined with.
 pub const GROUP_PENDING_MEMBERS_MAX: usize = 10_000;
 

@@ -228,6 +228,8 @@ fn groups(values: &Values<'_>) -> Result<coordinator::Settings, ConfigError> {
         session_timeout_min_ms: values.number("group.min.session.timeout.ms"),
         session_timeout_max_ms: values.number("group.max.session.timeout.ms"),
         group_size_max: values.number("group.max.size"),
+        members_bytes_max: values.number("group.members.max.bytes"),
+        commit_timeout_ms: values.number("offsets.commit.timeout.ms"),
         offset_metadata_max: values.number("offset.metadata.max.bytes"),
         offsets_retention_ms: retention_minutes * 60_000,
         retention_check_interval_ms: values.number("offsets.retention.check.interval.ms"),

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use crate::controller::{MetadataDelta, MetadataImage};
 
 use crate::ids::TimestampMs;
-use crate::limits::GROUPS_PER_COORDINATOR_MAX;
+use crate::limits::{GROUP_MEMBER_BYTES_LEAST, GROUPS_PER_COORDINATOR_MAX};
 use crate::protocol::messages::leave_group_response::MemberResponse;
 use crate::protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use crate::protocol::messages::{
-    HeartbeatRequest, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest,
-    OffsetCommitResponse, SyncGroupRequest,
+    ConsumerGroupHeartbeatResponse, HeartbeatRequest, LeaveGroupRequest, LeaveGroupResponse,
+    OffsetCommitRequest, OffsetCommitResponse, SyncGroupRequest,
 };
 use crate::protocol::records::group::{
     GroupMetadataValue, Key, OffsetCommitKey, OffsetCommitValue, Value,
@@ -64,6 +64,21 @@ impl Group {
         }
     }
 
+    fn member_bytes(&self) -> usize {
+        match self {
+            Group::Classic(group) => group.member_bytes(),
+            Group::Consumer(group) => group.member_bytes(),
+        }
+    }
+
+    /// What one member says of itself; `None`: it is none.
+    fn bytes_of(&self, member: &Str) -> Option<usize> {
+        match self {
+            Group::Classic(group) => group.bytes_of(member),
+            Group::Consumer(group) => group.bytes_of(member),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Group::Classic(group) => group.state() == classic::State::Empty,
@@ -97,6 +112,8 @@ pub struct Coordinator {
     pub(super) image: Arc<MetadataImage>,
     new_topics_at: i64,
     timers: Timers,
+    /// What the members of all groups say of themselves.
+    member_bytes: usize,
 }
 
 impl Coordinator {
@@ -109,6 +126,7 @@ impl Coordinator {
             image: Arc::new(MetadataImage::new(Str::EMPTY)),
             new_topics_at: -1,
             timers: Timers::default(),
+            member_bytes: 0,
         }
     }
 
@@ -268,6 +286,7 @@ impl Coordinator {
             }
         }
         self.schedule_retention(now);
+        self.member_bytes = self.groups.values().map(Group::member_bytes).sum();
         out
     }
 
@@ -285,44 +304,52 @@ impl Coordinator {
     pub fn on_time(&mut self, now: Now) -> Actions {
         let mut out = Actions::default();
         while let Some(timer) = self.timers.pop_due(now.monotonic_ms) {
-            match timer {
-                Timer::Retention => {
-                    self.expire_offsets(now, &mut out);
-                    self.schedule_retention(now);
-                }
-                Timer::Session { group, member } => {
-                    self.with_classic(now, &mut out, &group, |group, fx| {
-                        group.on_session_timeout(fx, &member);
-                    });
-                }
-                Timer::InitialJoin {
-                    group,
-                    remaining_ms,
-                } => {
-                    self.with_classic(now, &mut out, &group, |group, fx| {
-                        group.on_initial_delay(fx, remaining_ms);
-                    });
-                }
-                Timer::Join { group } => {
-                    self.with_classic(now, &mut out, &group, ClassicGroup::on_join_timeout);
-                }
-                Timer::Sync { group } => {
-                    self.with_classic(now, &mut out, &group, ClassicGroup::on_sync_timeout);
-                }
-                Timer::Member {
-                    group,
-                    member,
-                    timer,
-                } => self.on_member_timer(now, &mut out, &group, member, &timer),
-                Timer::Patterns { group } => {
-                    let (groups, mut fx) = self.split(now, &mut out);
-                    if let Some(Group::Consumer(group)) = groups.get_mut(&group) {
-                        group.look_patterns_up(&mut fx);
-                    }
+            let group = timer.group().cloned();
+            let before = self.bytes_of(group.as_ref());
+            self.on_timer(now, &mut out, timer);
+            self.member_bytes += self.bytes_of(group.as_ref());
+            self.member_bytes -= before;
+        }
+        out
+    }
+
+    fn on_timer(&mut self, now: Now, out: &mut Actions, timer: Timer) {
+        match timer {
+            Timer::Retention => {
+                self.expire_offsets(now, out);
+                self.schedule_retention(now);
+            }
+            Timer::Session { group, member } => {
+                self.with_classic(now, out, &group, |group, fx| {
+                    group.on_session_timeout(fx, &member);
+                });
+            }
+            Timer::InitialJoin {
+                group,
+                remaining_ms,
+            } => {
+                self.with_classic(now, out, &group, |group, fx| {
+                    group.on_initial_delay(fx, remaining_ms);
+                });
+            }
+            Timer::Join { group } => {
+                self.with_classic(now, out, &group, ClassicGroup::on_join_timeout);
+            }
+            Timer::Sync { group } => {
+                self.with_classic(now, out, &group, ClassicGroup::on_sync_timeout);
+            }
+            Timer::Member {
+                group,
+                member,
+                timer,
+            } => self.on_member_timer(now, out, &group, member, &timer),
+            Timer::Patterns { group } => {
+                let (groups, mut fx) = self.split(now, out);
+                if let Some(Group::Consumer(group)) = groups.get_mut(&group) {
+                    group.look_patterns_up(&mut fx);
                 }
             }
         }
-        out
     }
 
     /// Runs `work` on a classic group, if there is one of this name.
@@ -341,18 +368,92 @@ impl Coordinator {
     }
 
     /// Decides a request. Its answer is among the actions, or among those of a later call.
-    pub fn on_request(&mut self, now: Now, token: Token, request: Request) -> Actions {
+    ///
+    /// `elsewhere` is what the members of other coordinators hold that share a bound with this one, in bytes.
+    pub fn on_request(
+        &mut self,
+        now: Now,
+        token: Token,
+        request: Request,
+        elsewhere: usize,
+    ) -> Actions {
         let mut out = Actions::default();
-        match request {
-            Request::Join(join) => self.join(now, &mut out, token, &join),
-            Request::Sync(request) => self.sync(now, &mut out, token, &request),
-            Request::Heartbeat(request) => self.heartbeat(now, &mut out, token, &request),
-            Request::ConsumerHeartbeat(beat) => {
-                self.consumer_heartbeat(now, &mut out, token, &beat);
+        if let Some(refusal) = self.refuse_growth(&request, elsewhere) {
+            out.answer(token, refusal);
+            return out;
+        }
+        let group = request.group().cloned();
+        let before = self.bytes_of(group.as_ref());
+        self.decide(now, &mut out, token, request);
+        self.member_bytes += self.bytes_of(group.as_ref());
+        self.member_bytes -= before;
+        out
+    }
+
+    /// What the members of all groups hold, in bytes.
+    pub fn member_bytes(&self) -> usize {
+        self.member_bytes
+    }
+
+    fn bytes_of(&self, group: Option<&Str>) -> usize {
+        let group = group.and_then(|id| self.groups.get(id));
+        group.map_or(0, Group::member_bytes)
+    }
+
+    /// Whoever would hold more than it does is refused when all hold too much (`group.members.max.bytes`).
+    fn refuse_growth(&self, request: &Request, elsewhere: usize) -> Option<Answer> {
+        if !request.tells_of_members() {
+            return None;
+        }
+        let (group, member, bytes) = match request {
+            Request::Join(join) => {
+                let told = join.request.protocols.iter();
+                let bytes: usize = told.map(|protocol| protocol.metadata.len()).sum();
+                (&join.request.group_id, &join.request.member_id, bytes)
             }
-            Request::Leave(request) => self.leave(now, &mut out, token, &request),
+            Request::ConsumerHeartbeat(beat) => {
+                let request = &beat.request;
+                (
+                    &request.group_id,
+                    &request.member_id,
+                    beat.subscription_bytes(),
+                )
+            }
+            _ => return None,
+        };
+        let known = self.groups.get(group).and_then(|one| one.bytes_of(member));
+        let grows = match known {
+            Some(known) => bytes.saturating_sub(known),
+            None => bytes + GROUP_MEMBER_BYTES_LEAST,
+        };
+        let held = self.member_bytes + elsewhere;
+        if grows == 0 || held + grows <= self.settings.members_bytes_max {
+            return None;
+        }
+        let code = ErrorCode::GroupMaxSizeReached;
+        Some(match request {
+            Request::Join(join) => classic::refused_join(join.request.member_id.clone(), code),
+            _ => Answer::ConsumerHeartbeat(ConsumerGroupHeartbeatResponse {
+                error_code: code.code(),
+                error_message: Some(
+                    "The members of this broker's groups hold as much as group.members.max.bytes allows.".into(),
+                ),
+                ..ConsumerGroupHeartbeatResponse::default()
+            }),
+        })
+    }
+
+    fn decide(&mut self, now: Now, out: &mut Actions, token: Token, request: Request) {
+        match request {
+            Request::Join(join) => self.join(now, out, token, &join),
+            Request::Sync(request) => self.sync(now, out, token, &request),
+            Request::Heartbeat(request) => self.heartbeat(now, out, token, &request),
+            Request::ConsumerHeartbeat(beat) => {
+                self.consumer_heartbeat(now, out, token, &beat);
+            }
+            Request::Leave(request) => self.leave(now, out, token, &request),
             Request::Commit { request, version } => {
-                let answer = self.commit(now, &mut out, &request, version);
+                let answer = self.commit(now, out, &request, version);
                 out.answer(token, Answer::Commit(answer));
             }
             Request::FetchOffsets {
@@ -387,7 +488,6 @@ impl Coordinator {
                 out.answer(token, Answer::Listed(listed));
             }
         }
-        out
     }
 
     fn join(&mut self, now: Now, out: &mut Actions, token: Token, join: &Join) {

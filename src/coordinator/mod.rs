@@ -15,7 +15,7 @@
 //! let mut coordinator = Coordinator::new(Settings::default());
 //! let now = Now { monotonic_ms: 0, wall_ms: 1_700_000_000_000 };
 //! let heartbeat = HeartbeatRequest { group_id: "nobody's".into(), ..Default::default() };
-//! let actions = coordinator.on_request(now, Token(1), Request::Heartbeat(heartbeat));
+//! let actions = coordinator.on_request(now, Token(1), Request::Heartbeat(heartbeat), 0);
 //! assert!(actions.records.is_empty()); // Else: append them; when they are committed:
 //! let (token, answer) = &actions.answers[0]; // let the answers out.
 //! assert_eq!(*token, Token(1));
@@ -136,6 +136,40 @@ pub enum Request {
         states: Vec<Str>,
         types: Vec<Str>,
     },
+}
+
+impl Request {
+    /// Whether members say of themselves what is to be kept.
+    pub fn tells_of_members(&self) -> bool {
+        match self {
+            Request::Join(_) => true,
+            Request::ConsumerHeartbeat(beat) => {
+                let request = &beat.request;
+                request.member_epoch == 0
+                    || request.subscribed_topic_names.is_some()
+                    || request.subscribed_topic_regex.is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whose members it may change.
+    fn group(&self) -> Option<&Str> {
+        match self {
+            Request::Join(join) => Some(&join.request.group_id),
+            Request::Sync(request) => Some(&request.group_id),
+            Request::ConsumerHeartbeat(beat) => Some(&beat.request.group_id),
+            Request::Leave(request) => Some(&request.group_id),
+            Request::Delete { group } => Some(group),
+            Request::Heartbeat(_)
+            | Request::Commit { .. }
+            | Request::FetchOffsets { .. }
+            | Request::DeleteOffsets(_)
+            | Request::Describe { .. }
+            | Request::DescribeConsumer { .. }
+            | Request::List { .. } => None,
+        }
+    }
 }
 
 /// What a request comes to.

@@ -14,12 +14,16 @@ pub struct Settings {
     pub session_timeout_max_ms: i32,
     /// `group.max.size`
     pub group_size_max: usize,
+    /// `offsets.commit.timeout.ms`: so long what a request has appended may take to be committed.
+    pub commit_timeout_ms: i64,
     /// `offset.metadata.max.bytes`
     pub offset_metadata_max: usize,
     /// `offsets.retention.minutes`
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
     pub retention_check_interval_ms: i64,
+    /// `group.members.max.bytes`: what the members of all groups of a core hold.
+    pub members_bytes_max: usize,
     /// `max.message.bytes` of the topic: a record that is larger cannot be written.
     pub batch_bytes_max: usize,
     pub consumer: ConsumerSettings,
@@ -71,9 +75,11 @@ impl Default for Settings {
             session_timeout_min_ms: 6000,
             session_timeout_max_ms: 1_800_000,
             group_size_max: i32::MAX as usize,
+            commit_timeout_ms: 5_000,
             offset_metadata_max: 4096,
             offsets_retention_ms: 7 * 24 * 3_600_000,
             retention_check_interval_ms: 600_000,
+            members_bytes_max: 256 << 20,
             batch_bytes_max: 1_048_588,
             consumer: ConsumerSettings::default(),
             #[cfg(feature = "simulation")]

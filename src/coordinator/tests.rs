@@ -41,7 +41,7 @@ impl World {
     fn ask(&mut self, request: Request) -> Vec<(Token, Answer)> {
         self.next_token += 1;
         let token = Token(self.next_token);
-        let actions = self.coordinator.on_request(self.now, token, request);
+        let actions = self.coordinator.on_request(self.now, token, request, 0);
         self.log.extend(actions.records);
         actions.answers
     }
@@ -358,4 +358,47 @@ fn records_are_as_kafka_writes_them() {
         b"\0\x03\0\0\0\0\0\0\xff\xff"
     );
     assert_eq!(world.commit(&Str::EMPTY, -1, 1), ErrorCode::UnknownMemberId);
+}
+
+#[test]
+fn the_members_of_all_groups_share_a_bound() {
+    let settings = Settings {
+        members_bytes_max: 1100,
+        ..Settings::default()
+    };
+    let mut world = World::new(settings);
+    let joining = |world: &World, group: &'static str, id: &Str, bytes: usize| {
+        let Request::Join(mut join) = world.join(id, 3) else {
+            unreachable!("it is a JoinGroup")
+        };
+        join.request.group_id = group.into();
+        join.request.protocols[0].metadata = vec![0; bytes].into();
+        Request::Join(join)
+    };
+    assert_eq!(world.ask(joining(&world, "a", &Str::EMPTY, 10)), []);
+    assert_eq!(world.ask(joining(&world, "b", &Str::EMPTY, 10)), []);
+    assert_eq!(world.coordinator.member_bytes(), 2 * (512 + 10));
+    let refused = |answer: &Answer| matches!(answer, Answer::Join(join) if join.error_code == ErrorCode::GroupMaxSizeReached.code());
+    assert!(refused(&world.one(joining(&world, "c", &Str::EMPTY, 10))));
+    let joined = world.pass(3000);
+    let (_, Answer::Join(first)) = &joined[0] else {
+        panic!("{joined:?}")
+    };
+    // Who is a member may say as much as before, and not much more.
+    let id = first.member_id.clone();
+    let again = world.ask(joining(&world, "a", &id, 10));
+    assert!(!again.iter().any(|(_, answer)| refused(answer)));
+    assert!(refused(&world.one(joining(&world, "a", &id, 100))));
+    // Nobody has said a word since: all are given up, and there is room again.
+    world.pass(60_000);
+    world.pass(60_000);
+    assert_eq!(world.coordinator.member_bytes(), 0);
+    let elsewhere = world.coordinator.clone().on_request(
+        world.now,
+        Token(99),
+        joining(&world, "c", &Str::EMPTY, 10),
+        1000,
+    );
+    assert!(refused(&elsewhere.answers[0].1));
+    assert_eq!(world.ask(joining(&world, "c", &Str::EMPTY, 10)), []);
 }

@@ -42,6 +42,19 @@ pub(super) enum MemberTimer {
 }
 
 impl Timer {
+    /// Whose time it is; `None`: everybody's.
+    pub fn group(&self) -> Option<&Str> {
+        match self {
+            Timer::Session { group, .. }
+            | Timer::InitialJoin { group, .. }
+            | Timer::Join { group }
+            | Timer::Sync { group }
+            | Timer::Member { group, .. }
+            | Timer::Patterns { group } => Some(group),
+            Timer::Retention => None,
+        }
+    }
+
     pub fn member(group: &Str, member: &Str, timer: MemberTimer) -> Timer {
         Timer::Member {
             group: group.clone(),

@@ -118,6 +118,8 @@ pub enum Begun {
     Fetch(Response),
     /// The next request begins after this response.
     Alone(Response),
+    /// Likewise; it waits for other clients, and for nothing once its own has gone.
+    Parked(Response),
 }
 
 /// A request's header and where its body begins.
@@ -247,6 +249,9 @@ pub fn begin(
             Ok(Begun::Fetch(
                 fetch::serve(context, header, request).boxed_local(),
             ))
+        }
+        JoinGroupRequest::KEY | SyncGroupRequest::KEY => {
+            Ok(Begun::Parked(alone(context, header).boxed_local()))
         }
         _ => Ok(Begun::Alone(alone(context, header).boxed_local())),
     }

@@ -156,6 +156,11 @@ impl Socket {
         self.watch.ready(Way::In).await;
     }
 
+    /// Resolves when the peer has ended the connection, or at least its half, whatever of it is still unread.
+    pub async fn peer_ended(&self) {
+        self.watch.over(Way::In).await;
+    }
+
     /// Whether there may be.
     pub fn is_readable(&self) -> bool {
         self.watch.is_ready(Way::In)

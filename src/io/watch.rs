@@ -126,6 +126,14 @@ impl Direction {
         (ready | over != 0).then(|| self.waker.take()).flatten()
     }
 
+    fn wait(&mut self, context: &Context<'_>) -> Poll<()> {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
     fn tells(&self) -> bool {
         self.is_ready || self.is_over
     }
@@ -166,16 +174,23 @@ impl Watch {
         std::future::poll_fn(|context| self.poll_ready(way, context)).await;
     }
 
+    /// Resolves when nothing more will ever come in, or go out.
+    pub(super) async fn over(&self, way: Way) {
+        std::future::poll_fn(|context| {
+            self.with(way, |direction| match direction.is_over {
+                true => Poll::Ready(()),
+                false => direction.wait(context),
+            })
+        })
+        .await;
+    }
+
     fn poll_ready(&self, way: Way, context: &mut Context<'_>) -> Poll<()> {
         self.with(way, |direction| {
             if direction.tells() {
                 return Poll::Ready(());
             }
-            match &mut direction.waker {
-                Some(waker) => waker.clone_from(context.waker()),
-                none => *none = Some(context.waker().clone()),
-            }
-            Poll::Pending
+            direction.wait(context)
         })
     }
 

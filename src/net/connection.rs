@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures::future::{AbortHandle, abortable};
+use futures::future::{AbortHandle, Either, abortable, select};
 use futures::task::AtomicWaker;
 use tracing::debug;
 
@@ -262,9 +263,7 @@ impl Connection {
                 // A stream that never pauses lets others have their turn.
                 turn::yield_now().await;
             } else {
-                let readable = std::pin::pin!(self.socket.readable());
-                let closing = std::pin::pin!(self.closing());
-                futures::future::select(readable, closing).await;
+                select(pin!(self.socket.readable()), pin!(self.closing())).await;
             }
             {
                 let mut received = self.received.borrow_mut();
@@ -313,6 +312,14 @@ impl Connection {
         match begun {
             Begun::Alone(response) => {
                 let result = tasks::watched(task, response).await;
+                self.complete(slot, bytes, result)?;
+            }
+            Begun::Parked(response) => {
+                let response = pin!(tasks::watched(task, response));
+                let result = match select(response, pin!(self.socket.peer_ended())).await {
+                    Either::Left((result, _)) => result,
+                    Either::Right(_) => Ok(None),
+                };
                 self.complete(slot, bytes, result)?;
             }
             Begun::Produce(response) => {

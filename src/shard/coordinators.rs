@@ -34,6 +34,7 @@ use crate::protocol::batch::{self, Batch, BatchBuilder, records};
 use crate::protocol::compression::Codec;
 use crate::protocol::{ErrorCode, Str};
 use crate::shard::Shard;
+use crate::shard::held::{Caller, HeldAnswers};
 use crate::stages::tasks::{self, Task};
 
 /// The coordinators of one core.
@@ -63,17 +64,10 @@ struct Driver {
     machine: RefCell<Coordinator>,
     /// Requests that the coordinator has not answered yet.
     waiting: RefCell<BTreeMap<Token, Caller>>,
-    /// Answers that wait for records, in order.
-    held: mpsc::UnboundedSender<Held>,
-    held_count: Rc<Cell<usize>>,
-}
-
-type Caller = oneshot::Sender<Result<Answer, ErrorCode>>;
-
-struct Held {
-    /// Of the last record before the answers; `None`: whatever the one before waits for.
-    committed: Option<Acknowledgement<LogError>>,
-    answers: Vec<(Caller, Answer)>,
+    /// Answers that wait for records.
+    held: Rc<RefCell<HeldAnswers>>,
+    /// For each step of those, the last record before it; `None`: whatever the step before waits for.
+    commits: mpsc::UnboundedSender<Option<Acknowledgement<LogError>>>,
 }
 
 impl Coordinators {
@@ -109,9 +103,13 @@ impl Coordinators {
         let token = Token(self.next_token.replace(self.next_token.get() + 1));
         driver.waiting.borrow_mut().insert(token, caller);
         let now = self.now();
+        let elsewhere = match request.tells_of_members() {
+            true => self.member_bytes_beside(&driver),
+            false => 0,
+        };
         let actions = {
             let mut machine = driver.machine.borrow_mut();
-            machine.on_request(now, token, request)
+            machine.on_request(now, token, request, elsewhere)
         };
         self.perform(&driver, now, actions);
         answer.await.unwrap_or(Err(ErrorCode::NotCoordinator))
@@ -123,6 +121,18 @@ impl Coordinators {
             Some(Slot::Loading(_)) => Err(ErrorCode::CoordinatorLoadInProgress),
             Some(Slot::Failed) | None => Err(ErrorCode::NotCoordinator),
         }
+    }
+
+    /// What the members of this core's other coordinators hold.
+    fn member_bytes_beside(&self, one: &Rc<Driver>) -> usize {
+        let slots = self.slots.borrow();
+        let others = slots.values().filter_map(|slot| match slot {
+            Slot::Ready(driver) if !Rc::ptr_eq(driver, one) => Some(driver),
+            Slot::Ready(_) | Slot::Loading(_) | Slot::Failed => None,
+        });
+        others
+            .map(|other| other.machine.borrow().member_bytes())
+            .sum()
     }
 
     /// The partitions whose coordinators are here.
@@ -140,21 +150,23 @@ impl Coordinators {
         let answers = answers.filter_map(|(token, answer)| Some((waiting.remove(&token)?, answer)));
         let answers: Vec<_> = answers.collect();
         drop(waiting);
-        if committed.is_none() && driver.held_count.get() == 0 {
+        if committed.is_none() && driver.held.borrow().is_empty() {
             answer_all(answers);
         } else if committed.is_some() || !answers.is_empty() {
-            driver.held_count.set(driver.held_count.get() + 1);
-            let held = Held { committed, answers };
-            // The task that takes them is gone when the coordinator is; whoever waits learns it by the drop.
-            let _failed = driver.held.unbounded_send(held);
+            let timeout_ms = driver.machine.borrow().settings().commit_timeout_ms;
+            let due_ms = now.monotonic_ms + timeout_ms;
+            driver.held.borrow_mut().push(due_ms, answers);
+            if driver.commits.unbounded_send(committed).is_err() {
+                // The task that takes them is gone, and the coordinator with it.
+                driver.held.borrow_mut().clear();
+            }
         }
         self.watch(driver);
     }
 
     /// Has the clock look again if a time comes earlier than what it sleeps for.
     fn watch(&self, driver: &Driver) {
-        let due = driver.machine.borrow().next_due();
-        if due.is_some_and(|due| due < self.sleeps_until.get()) {
+        if driver.next_due() < self.sleeps_until.get() {
             self.clock.wake();
         }
     }
@@ -212,6 +224,24 @@ impl Driver {
         Ok(committed)
     }
 
+    /// When time has something to do for it.
+    fn next_due(&self) -> i64 {
+        let machine = self.machine.borrow().next_due();
+        let held = self.held.borrow().next_due();
+        machine.into_iter().chain(held).min().unwrap_or(i64::MAX)
+    }
+
+    /// Tells those whose records are not committed in time to ask again; the records may still be.
+    fn give_up_held(&self, now: Now) {
+        let callers = self.held.borrow_mut().give_up(now.monotonic_ms);
+        if !callers.is_empty() {
+            warn!(partition = %self.partition.index, requests = callers.len(), "group records are not committed within offsets.commit.timeout.ms");
+        }
+        for caller in callers {
+            let _client_gone = caller.send(Err(ErrorCode::CoordinatorNotAvailable));
+        }
+    }
+
     fn give_up(&self) {
         for caller in self.waiting.take().into_values() {
             let _client_gone = caller.send(Err(ErrorCode::NotCoordinator));
@@ -230,20 +260,21 @@ fn answer_all(answers: Vec<(Caller, Answer)>) {
 async fn release(
     shard: Rc<Shard>,
     driver: Weak<Driver>,
-    held_count: Rc<Cell<usize>>,
-    mut held: mpsc::UnboundedReceiver<Held>,
+    held: Rc<RefCell<HeldAnswers>>,
+    mut commits: mpsc::UnboundedReceiver<Option<Acknowledgement<LogError>>>,
 ) {
-    while let Some(next) = held.next().await {
-        if let Some(committed) = next.committed
+    while let Some(committed) = commits.next().await {
+        if let Some(committed) = committed
             && let Err(error) = committed.await.unwrap_or(Err(LogError::Closed))
         {
+            held.borrow_mut().clear();
             if let Some(driver) = driver.upgrade() {
                 shard.coordinators.fail(&driver, &error.into());
             }
             return;
         }
-        held_count.set(held_count.get() - 1);
-        answer_all(next.answers);
+        let answers = held.borrow_mut().pop();
+        answer_all(answers);
     }
 }
 
@@ -342,7 +373,7 @@ fn begin(shard: &Rc<Shard>, partition: Rc<Partition>) {
 
 /// From here on the coordinator serves.
 fn take_over(shard: &Rc<Shard>, partition: Rc<Partition>, machine: Coordinator) {
-    let (held, receiver) = mpsc::unbounded();
+    let (commits, receiver) = mpsc::unbounded();
     let coordinators = &shard.coordinators;
     let index = partition.index;
     let mut machine = machine;
@@ -352,13 +383,13 @@ fn take_over(shard: &Rc<Shard>, partition: Rc<Partition>, machine: Coordinator) 
         codec: shard.broker.config.offsets_topic_codec,
         machine: RefCell::new(machine),
         waiting: RefCell::default(),
-        held,
-        held_count: Rc::default(),
+        held: Rc::default(),
+        commits,
     });
     let slot = Slot::Ready(driver.clone());
     coordinators.slots.borrow_mut().insert(index, slot);
-    let (watched, count) = (Rc::downgrade(&driver), driver.held_count.clone());
-    let releasing = release(shard.clone(), watched, count, receiver);
+    let (watched, held) = (Rc::downgrade(&driver), driver.held.clone());
+    let releasing = release(shard.clone(), watched, held, receiver);
     tasks::spawn(Task::GROUPS, releasing).detach();
     let now = coordinators.now();
     let loaded = { driver.machine.borrow_mut().on_loaded(now) };
@@ -445,12 +476,12 @@ pub async fn keep_time(shard: Rc<Shard>) {
         let now = coordinators.now();
         let mut next = i64::MAX;
         for driver in coordinators.drivers() {
-            let due = |driver: &Driver| driver.machine.borrow().next_due().unwrap_or(i64::MAX);
-            if due(&driver) <= now.monotonic_ms {
+            if driver.next_due() <= now.monotonic_ms {
+                driver.give_up_held(now);
                 let actions = { driver.machine.borrow_mut().on_time(now) };
                 coordinators.perform(&driver, now, actions);
             }
-            next = next.min(due(&driver));
+            next = next.min(driver.next_due());
         }
         coordinators.sleeps_until.set(next);
         let pause = Duration::from_millis(next.saturating_sub(now.monotonic_ms).max(1) as u64);

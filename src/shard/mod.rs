@@ -3,6 +3,7 @@
 
 pub mod checkpoints;
 pub mod coordinators;
+pub mod held;
 pub mod mesh;
 pub mod producer_ids;
 pub mod routes;

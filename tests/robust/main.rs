@@ -9,6 +9,7 @@ mod client;
 mod crowd;
 #[path = "../fuzz/damage.rs"]
 mod damage;
+mod groups;
 mod mesh;
 mod mutated;
 mod order;

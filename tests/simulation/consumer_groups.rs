@@ -365,7 +365,7 @@ impl World {
             _ => None,
         };
         let said = said.map(|said| format!("client {client} says {said:?}"));
-        let actions = coordinator.on_request(now, token, request);
+        let actions = coordinator.on_request(now, token, request, 0);
         self.trace
             .extend(said.map(|said| format!("{:>6} {said}", self.now_ms)));
         let took = actions.answers.iter().any(|(_, answer)| was_taken(answer));

@@ -316,7 +316,7 @@ impl World {
             self.send_back(client, number, Err(ErrorCode::NotCoordinator));
             return Ok(());
         };
-        let actions = coordinator.on_request(now, token, request);
+        let actions = coordinator.on_request(now, token, request, 0);
         for (_, answer) in &actions.answers {
             if let (Answer::Commit(_), true) = (answer, fenced)
                 && committed(answer)

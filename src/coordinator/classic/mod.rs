@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::ids::TimestampMs;
+use crate::limits::GROUP_MEMBER_BYTES_LEAST;
 use crate::protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use crate::protocol::records::group::{GroupMetadataValue, group_metadata_value::MemberMetadata};
 use crate::protocol::{ErrorCode, Str};
@@ -164,6 +165,17 @@ impl ClassicGroup {
 
     pub fn member_count(&self) -> usize {
         self.members.len()
+    }
+
+    /// What the members say of themselves, each counted with its place.
+    pub(super) fn member_bytes(&self) -> usize {
+        self.counts.bytes + (self.members.len() + self.pending.len()) * GROUP_MEMBER_BYTES_LEAST
+    }
+
+    /// What a member says of itself; `None`: it is none.
+    pub(super) fn bytes_of(&self, id: &Str) -> Option<usize> {
+        let protocols = &self.members.get(id)?.protocols;
+        Some(protocols.iter().map(|(_, metadata)| metadata.len()).sum())
     }
 
     /// Ids and assignments of the members.

@@ -90,7 +90,7 @@ impl Beat {
         } else if epoch < LEAVE_STATIC_EPOCH {
             return invalid("MemberEpoch is invalid.");
         }
-        if self.subscription_bytes() > MEMBER_METADATA_BYTES_MAX {
+        if self.record_bytes() > MEMBER_METADATA_BYTES_MAX {
             return invalid("The subscription is larger than a group can store.");
         }
         self.check_assignor(settings)
@@ -111,8 +111,15 @@ impl Beat {
         Err(Refused::new(ErrorCode::UnsupportedAssignor, message))
     }
 
+    /// What it says that its member is subscribed to from now on.
+    pub(in crate::coordinator) fn subscription_bytes(&self) -> usize {
+        let names = self.request.subscribed_topic_names.iter().flatten();
+        let names = names.chain(&self.request.subscribed_topic_regex);
+        names.map(|name| name.len()).sum()
+    }
+
     /// What a member's record takes that says all of this, and a little more.
-    fn subscription_bytes(&self) -> usize {
+    fn record_bytes(&self) -> usize {
         let request = &self.request;
         let names = request.subscribed_topic_names.iter().flatten();
         let optional = [
@@ -262,7 +269,7 @@ impl ConsumerGroup {
         }
         let names = self.members.values().flat_map(|member| &member.topics);
         let stored: usize = names.map(|name| name.len() + 4).sum();
-        match stored + beat.subscription_bytes() > GROUP_METADATA_BYTES_MAX {
+        match stored + beat.record_bytes() > GROUP_METADATA_BYTES_MAX {
             true => Err(Refused::new(
                 ErrorCode::InvalidRequest,
                 "The subscriptions are larger than a group can store.",

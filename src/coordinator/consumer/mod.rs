@@ -28,6 +28,7 @@ pub use heartbeat::Beat;
 use bytes::Bytes;
 
 use crate::ids::TimestampMs;
+use crate::limits::GROUP_MEMBER_BYTES_LEAST;
 use crate::protocol::{ErrorCode, Str, Uuid};
 
 use super::effects::Effects;
@@ -141,6 +142,14 @@ impl Member {
         self.state == MemberState::Stable && self.epoch == epoch
     }
 
+    /// What it is subscribed to, in its words; those of its classic protocols, too.
+    fn subscription_bytes(&self) -> usize {
+        let names = self.topics.iter().chain([&self.regex]);
+        let names: usize = names.map(|name| name.len()).sum();
+        let classic = self.classic.iter().flat_map(|classic| &classic.protocols);
+        names + classic.map(|(_, metadata)| metadata.len()).sum::<usize>()
+    }
+
     fn uses_classic_protocol(&self) -> bool {
         self.classic.is_some()
     }
@@ -208,6 +217,8 @@ pub struct ConsumerGroup {
     waits: BTreeMap<Str, Waits>,
     /// Patterns are about to be looked up.
     resolving: Option<TimerId>,
+    /// What the members are subscribed to, in their words.
+    subscription_bytes: usize,
 }
 
 impl ConsumerGroup {
@@ -228,6 +239,7 @@ impl ConsumerGroup {
             is_outdated: true,
             waits: BTreeMap::new(),
             resolving: None,
+            subscription_bytes: 0,
         }
     }
 
@@ -241,6 +253,16 @@ impl ConsumerGroup {
 
     pub fn assignment_epoch(&self) -> i32 {
         self.assignment_epoch
+    }
+
+    /// What the members say of themselves, each counted with its place.
+    pub(in crate::coordinator) fn member_bytes(&self) -> usize {
+        self.subscription_bytes + self.members.len() * GROUP_MEMBER_BYTES_LEAST
+    }
+
+    /// What a member says of itself; `None`: it is none.
+    pub(in crate::coordinator) fn bytes_of(&self, id: &Str) -> Option<usize> {
+        self.members.get(id).map(Member::subscription_bytes)
     }
 
     /// In the order of their ids.
@@ -286,8 +308,10 @@ impl ConsumerGroup {
 
     fn put(&mut self, member: Member) {
         if let Some(old) = self.members.remove(&member.id) {
+            self.subscription_bytes -= old.subscription_bytes();
             self.disown(&old);
         }
+        self.subscription_bytes += member.subscription_bytes();
         for (topic, index) in member.owned() {
             let partitions = self.owners.entry(topic).or_default();
             partitions.insert(index, member.id.clone());
@@ -301,6 +325,7 @@ impl ConsumerGroup {
 
     fn take(&mut self, id: &Str) -> Option<Member> {
         let member = self.members.remove(id)?;
+        self.subscription_bytes -= member.subscription_bytes();
         self.disown(&member);
         self.target.remove(id);
         Some(member)

@@ -123,7 +123,7 @@ impl World {
     fn ask(&mut self, request: Request) -> Answer {
         self.next_token += 1;
         let token = Token(self.next_token);
-        let actions = self.coordinator.on_request(self.now, token, request);
+        let actions = self.coordinator.on_request(self.now, token, request, 0);
         self.log.extend(actions.records);
         let mut answers = actions.answers;
         assert_eq!(answers.len(), 1, "{answers:?}");
@@ -297,7 +297,7 @@ impl World {
         let id = refused.member_id;
         let request = self.classic_join(&id);
         let token = Token(1_000);
-        let actions = self.coordinator.on_request(self.now, token, request);
+        let actions = self.coordinator.on_request(self.now, token, request, 0);
         self.log.extend(actions.records);
         self.now.monotonic_ms += 3_000;
         let actions = self.coordinator.on_time(self.now);
@@ -810,4 +810,27 @@ fn what_a_request_lacks_is_said() {
         ..joining
     });
     assert_eq!(answer.error_code, ErrorCode::UnsupportedAssignor.code());
+}
+
+#[test]
+fn subscriptions_are_bounded_over_all_groups() {
+    let settings = Settings {
+        members_bytes_max: 600,
+        ..Settings::default()
+    };
+    let mut world = World::new(settings);
+    world.create("t", Uuid([7; 16]), 1);
+    let mut member = Member::new("a");
+    world.join(&mut member);
+    assert_eq!(world.coordinator.member_bytes(), 512 + 1);
+    let refused = world.send(joining(&Member::new("b")));
+    assert_eq!(refused.error_code, ErrorCode::GroupMaxSizeReached.code());
+    assert!(refused.error_message.is_some());
+    let mut longer = joining(&Member::new("a"));
+    longer.subscribed_topic_names = Some(vec![Str::from("x".repeat(100))]);
+    let refused = world.send(longer);
+    assert_eq!(refused.error_code, ErrorCode::GroupMaxSizeReached.code());
+    // It is a member as before.
+    assert_eq!(world.send(joining(&Member::new("a"))).error_code, 0);
+    assert_eq!(world.coordinator.member_bytes(), 512 + 1);
 }
