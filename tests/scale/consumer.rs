@@ -10,7 +10,7 @@ use coati::protocol::messages::consumer_group_heartbeat_request::TopicPartitions
 use futures::future::join_all;
 
 use super::broker::Broker;
-use super::{TOPIC, connect, prepare, run, until};
+use super::{TOPIC, connect, cores, prepare, run, until};
 
 /// What clients are told by default.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -138,7 +138,7 @@ fn heartbeats_of_1000_consumer_groups_of_10() {
     const GROUPS: usize = 1_000;
     const ROUNDS: u32 = 4;
     run(async {
-        let broker = Broker::start(2, &[]);
+        let broker = Broker::start(cores(), &[]);
         prepare(&broker, 10).await;
         let mut members = Vec::new();
         for group in 0..GROUPS {

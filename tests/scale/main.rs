@@ -3,6 +3,9 @@
 //! ```text
 //! cargo test --release --test scale -- --ignored --nocapture --test-threads 1
 //! ```
+//!
+//! `COATI_CORES` is how many the broker of the heartbeats has. Where a process may open no more than 20,000 files, name one
+//! of those at a time.
 
 #[allow(dead_code, reason = "the other suite uses the rest of it")]
 #[path = "../robust/broker.rs"]
@@ -58,6 +61,12 @@ async fn connect(broker: &Broker) -> Connection {
     Connection::connect(&address, &options)
         .await
         .expect("the broker is up")
+}
+
+/// What a broker that hears heartbeats runs on.
+fn cores() -> usize {
+    let given = std::env::var("COATI_CORES");
+    given.map_or(2, |cores| cores.parse().expect("a number"))
 }
 
 async fn prepare(broker: &Broker, partitions: i32) {
@@ -196,7 +205,7 @@ fn heartbeats_of_1000_groups_of_10() {
     const INTERVAL: Duration = Duration::from_secs(3);
     const ROUNDS: u32 = 7;
     run(async {
-        let broker = Broker::start(2, &["group.initial.rebalance.delay.ms=200"]);
+        let broker = Broker::start(cores(), &["group.initial.rebalance.delay.ms=200"]);
         prepare(&broker, 10).await;
         let mut members = Vec::new();
         for round in 0..GROUPS / 50 {
