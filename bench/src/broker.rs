@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Clock ticks a second in /proc, the same on every Linux that we run on.
-const TICKS_PER_SECOND: f64 = 100.0;
+pub const TICKS_PER_SECOND: f64 = 100.0;
 const PAGE_BYTES: u64 = 4096;
 
 /// A process of this machine.

@@ -1,9 +1,11 @@
 //! Owns under which conditions a run was made: what was typed, when, and on which machine. A figure means little without.
 
 use std::fs;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::broker::TICKS_PER_SECOND;
 use crate::clock;
 use crate::recorder::{mib, round};
 
@@ -66,6 +68,38 @@ impl Machine {
     }
 }
 
+/// Time that the machine's processors have spent since it started, summed over them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MachineTime {
+    pub busy: Duration,
+    /// They wanted to run, and the host of this virtual machine let others run.
+    pub stolen: Duration,
+}
+
+impl MachineTime {
+    pub fn now() -> MachineTime {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        MachineTime::of(&stat).unwrap_or_default()
+    }
+
+    /// From a text as in /proc/stat.
+    fn of(stat: &str) -> Option<MachineTime> {
+        let all = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let ticks: Vec<u64> = all
+            .split_ascii_whitespace()
+            .map_while(|field| field.parse().ok())
+            .collect();
+        let &[user, nice, system, _idle, _iowait, irq, softirq, stolen, ..] = &ticks[..] else {
+            return None;
+        };
+        let time = |ticks: u64| Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND);
+        Some(MachineTime {
+            busy: time(user + nice + system + irq + softirq),
+            stolen: time(stolen),
+        })
+    }
+}
+
 /// What was typed to start this process.
 pub fn typed() -> String {
     command(std::env::args())
@@ -95,6 +129,16 @@ mod tests {
         let typed = ["/usr/bin/coati", "bench", "--topic", "it's", "-b", "h:1"];
         let line = command(typed.map(str::to_owned).into_iter());
         assert_eq!(line, r"coati bench --topic 'it'\''s' -b h:1");
+    }
+
+    #[test]
+    fn time_is_told_by_whose_it_was() {
+        let stat = "cpu  100 20 30 4000 500 6 44 70 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n";
+        let time = MachineTime::of(stat).unwrap();
+        assert_eq!(time.busy, Duration::from_secs(2));
+        assert_eq!(time.stolen, Duration::from_millis(700));
+        assert_eq!(MachineTime::of("cpu  1 2"), None);
+        assert!(MachineTime::now().busy > Duration::ZERO);
     }
 
     #[test]

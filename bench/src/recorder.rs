@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{Process, Usage};
+use crate::conditions::MachineTime;
 use crate::latency::{Latencies, Summary};
 
 /// Records and their bytes, of whole batches.
@@ -217,6 +218,7 @@ pub struct Sample {
     pub received: Volume,
     pub broker: Usage,
     pub own: Usage,
+    pub machine: MachineTime,
 }
 
 impl Sample {
@@ -228,6 +230,7 @@ impl Sample {
             received,
             broker: broker.map(|broker| broker.usage()).unwrap_or_default(),
             own: Process::own().usage(),
+            machine: MachineTime::now(),
         }
     }
 

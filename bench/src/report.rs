@@ -40,6 +40,14 @@ pub struct Report {
     pub generator_cores: f64,
     /// The generator was so busy that it may have been the limit.
     pub generator_bound: bool,
+    /// Cores that neither the generator nor, where it runs on the same machine, the broker used: other processes, and
+    /// the kernel on its own account. `None` in reports of before this was told.
+    #[serde(default)]
+    pub others_cores: Option<f64>,
+    /// Milliseconds for which the host of this virtual machine kept its processors from running, summed over them. A
+    /// tail may be the host's.
+    #[serde(default)]
+    pub stolen_ms: Option<f64>,
     /// Records that consumers had not had long after the last was sent.
     pub unread: u64,
     pub verdict: Option<Verdict>,
@@ -146,6 +154,11 @@ impl Report {
                     .map(|(first, last)| last.saturating_sub(first)),
             }
         });
+        let busy = last.machine.busy.saturating_sub(first.machine.busy);
+        let broker_cores = broker.map_or(0.0, |broker| broker.cores);
+        let others_cores = per_second(busy.as_secs_f64()) - generator_cores - broker_cores;
+        let others_cores = others_cores.max(0.0); // Not all is counted at the same moment.
+        let stolen = last.machine.stolen.saturating_sub(first.machine.stolen);
         Report {
             conditions,
             open_loop: workload.producer_rate > 0.0,
@@ -164,6 +177,8 @@ impl Report {
             explanation: None,
             generator_cores: round(generator_cores),
             generator_bound: generator_cores > BOUND_CORES,
+            others_cores: Some(round(others_cores)),
+            stolen_ms: Some(round(stolen.as_secs_f64() * 1e3)),
             unread: ending.unread,
             verdict: ending.verdict,
             series: recorder.take_series(),
@@ -238,6 +253,12 @@ impl fmt::Display for Report {
                 ""
             }
         )?;
+        if let (Some(others), Some(stolen)) = (self.others_cores, self.stolen_ms) {
+            writeln!(
+                out,
+                "  machine       {others:>9.2} cores for others and the kernel, {stolen:.0} ms taken by its host"
+            )?;
+        }
         let stages = [
             ("publish", &self.publish),
             ("acknowledge", &self.acknowledge),

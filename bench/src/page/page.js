@@ -386,6 +386,11 @@ function conditions(paths) {
   say("machine", [`${first.machine.cpu || "CPU unknown"}, ${count(first.machine.cores, "core")} for the generator, ${numberText(Math.round(first.machine.memory_mib / 102.4) / 10)} GiB, Linux ${first.machine.kernel}`]);
   const loads = runs.map((run) => run.conditions.machine.load_before).filter((load) => load !== null);
   if (loads.length > 0) say("load before", [`${numberText(Math.min(...loads))}${loads.length > 1 ? ` to ${numberText(Math.max(...loads))}` : ""}: what else ran on the machine`]);
+  const disturbed = runs.filter((run) => typeof run.stolen_ms === "number");
+  if (disturbed.length > 0) {
+    const most = (of) => Math.max(...disturbed.map(of));
+    say("beside the run", [`at most ${numberText(most((run) => run.others_cores))} cores for other processes and the kernel, ${numberText(most((run) => run.stolen_ms))} ms taken by the machine's host: tails may be theirs`]);
+  }
   say("broker runs", [runs.some((run) => run.broker) ? "on the same machine as the generator" : "elsewhere, or its process could not be seen: its CPU and memory are unknown"]);
   return [make("h2", {}, "Conditions"), make("div", { class: "card" }, make("dl", {}, ...entries))];
 }
