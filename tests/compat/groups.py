@@ -327,16 +327,17 @@ def migration(scene: Scene, client: str):
 
 def steering(scene: Scene, client: str, assignor: str):
     """Commits that nobody waits for; a member that pauses and keeps its place; members that go back."""
+    twice = ABILITIES[client].strays
     scene.write(20)
     members = [scene.start(client, assignor) for _ in range(2)]
     paused, other = members
     scene.settled(2)
-    scene.all_read()
+    scene.all_read(twice)
     scene.all_committed()
     for member in members:
         member.tell("async")
     scene.write(10)
-    scene.all_read()
+    scene.all_read(twice)
     scene.all_committed()
     before = scene.describe()
     mine = {(topic, partition) for topic, partition, _ in other.records}
@@ -350,7 +351,7 @@ def steering(scene: Scene, client: str, assignor: str):
     check(not any(offset >= written for _, _, offset in paused.records), "a paused member reads nothing")
     scene.all_assigned_alike(before)
     paused.tell("resume")
-    scene.all_read()
+    scene.all_read(twice)
     scene.all_committed()
     for place in (25, 0):
         for member in members:
