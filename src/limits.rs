@@ -40,7 +40,7 @@ pub const SEND_BYTES: usize = 1 << 20;
 pub const UNWRITTEN_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of one append that goes through its core's journal; a larger one is worth a write of its segment.
-pub const JOURNAL_APPEND_BYTES_MAX: usize = 32 << 10;
+pub const JOURNAL_APPEND_BYTES_MAX: usize = 128 << 10;
 
 /// Bytes of one log that go through the journal at once; where more wait, all go straight into the segment.
 pub const JOURNAL_ENTRY_BYTES_MAX: usize = 256 << 10;

@@ -162,7 +162,7 @@ impl Log {
             }
             self.state.borrow_mut().synced_end = target;
             self.wake_waiters();
-            self.advance_promises(Offset(0), target);
+            self.promise_synced();
         }
     }
 

@@ -121,6 +121,8 @@ pub enum Sabotage {
     SkipChecksums,
     /// The journal uses its space again before the segments behind it are synced.
     RecycleBeforeSync,
+    /// A sync of the journal promises what its entries continue, although the segment below is not synced.
+    PromiseOverAHole,
     /// A start takes torn and stale frames of the journals for whole ones.
     TrustJournal,
     /// A start gives logs what the journals hold for others.
@@ -152,6 +154,13 @@ impl LogContext {
     pub(super) fn acknowledges_before_sync(&self) -> bool {
         #[cfg(feature = "simulation")]
         return self.sabotage == Sabotage::AcknowledgeBeforeSync;
+        #[cfg(not(feature = "simulation"))]
+        false
+    }
+
+    pub(super) fn promises_over_a_hole(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.sabotage == Sabotage::PromiseOverAHole;
         #[cfg(not(feature = "simulation"))]
         false
     }

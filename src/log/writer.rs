@@ -332,6 +332,7 @@ impl Log {
             let stored = self.state.borrow().stored_end;
             self.advance_promises(stored, if counts_as_durable { stored } else { Offset(0) });
             self.kick_syncer();
+            self.send_waiting();
         }
         if advanced.sealed {
             self.kick_finisher();

@@ -181,6 +181,11 @@ fn a_journal_used_again_before_the_segments_are_synced_is_found_out() {
 }
 
 #[test]
+fn a_journal_that_promises_over_a_hole_in_the_segment_is_found_out() {
+    finds(Sabotage::PromiseOverAHole);
+}
+
+#[test]
 fn a_start_that_believes_torn_and_stale_frames_is_found_out() {
     finds(Sabotage::TrustJournal);
 }

@@ -1,9 +1,10 @@
 //! Owns the log's side of its core's journal: which way appended batches take to their acknowledgement, and what an entry
-//! in the journal is worth. The two ways never overtake each other: nothing goes into the journal while something below
-//! it is on the other way.
+//! in the journal is worth. The two ways never overtake each other: nothing goes into the journal before what is below it
+//! is written in the segment, and a sync of the journal promises nothing above what the segment has not synced yet.
 
 use std::rc::Rc;
 
+use super::Journal;
 use super::frame::{FrameBuilder, JournalKey};
 use super::zones::Slot;
 use crate::ids::Offset;
@@ -19,8 +20,9 @@ pub(in crate::log) struct Journaling {
     sent_end: Offset,
     /// Bytes of batches from there on.
     unsent_bytes: usize,
-    /// Behind the last entry that is written.
+    /// Behind the last entry that is written, and the last that is synced.
     written: Offset,
+    synced: Offset,
     /// Among those whose entries wait for the next sync.
     listed: bool,
     slot: Slot,
@@ -34,6 +36,7 @@ impl Journaling {
             sent_end: end,
             unsent_bytes: 0,
             written: end,
+            synced: end,
             listed: false,
             slot: None,
         }
@@ -42,6 +45,8 @@ impl Journaling {
 
 enum Way {
     Journal,
+    /// The journal, once what went straight before is written.
+    JournalLater,
     Segment,
 }
 
@@ -56,14 +61,29 @@ impl Log {
         self.state.borrow_mut().journaling.unsent_bytes += bytes;
         match self.choose_way(bytes) {
             Way::Segment => self.go_straight(),
+            Way::JournalLater => self.begin_writes(),
             Way::Journal => {
-                let is_queued =
-                    std::mem::replace(&mut self.state.borrow_mut().journaling.queued, true);
-                if !is_queued && let Some(journal) = &self.context.journal {
-                    journal.enqueue(self);
-                }
+                self.join_queue();
                 self.begin_writes();
             }
+        }
+    }
+
+    fn join_queue(self: &Rc<Self>) {
+        let is_queued = std::mem::replace(&mut self.state.borrow_mut().journaling.queued, true);
+        if !is_queued && let Some(journal) = &self.context.journal {
+            journal.enqueue(self);
+        }
+    }
+
+    /// What waited until all below was written is sent off.
+    pub(in crate::log) fn send_waiting(self: &Rc<Self>) {
+        if self.unsent_bytes() == 0 || self.state.borrow().journaling.queued {
+            return;
+        }
+        match self.context.journal.as_ref().is_some_and(Journal::is_ready) {
+            true => self.join_queue(),
+            false => self.go_straight(),
         }
     }
 
@@ -71,17 +91,18 @@ impl Log {
         let Some(journal) = &self.context.journal else {
             return Way::Segment;
         };
-        let is_small = {
+        let (is_small, is_free) = {
             let state = self.state.borrow();
             let journaling = &state.journaling;
-            journaling.key.is_some()
+            let is_small = journaling.key.is_some()
                 && bytes <= journal.0.limits.append_bytes_max
-                && journaling.unsent_bytes <= journal.0.limits.entry_bytes_max
-                && state.durable_end >= state.straight_end
+                && journaling.unsent_bytes <= journal.0.limits.entry_bytes_max;
+            (is_small, state.is_free_for_journal())
         };
-        match is_small && journal.is_ready() {
-            true => Way::Journal,
-            false => Way::Segment,
+        match (is_small && journal.is_ready(), is_free) {
+            (false, _) => Way::Segment,
+            (true, false) => Way::JournalLater,
+            (true, true) => Way::Journal,
         }
     }
 
@@ -99,10 +120,12 @@ impl Log {
         self.kick_syncer();
     }
 
+    /// Bytes that may go into the journal now.
     pub(super) fn unsent_bytes(&self) -> usize {
-        match self.failure.borrow().is_some() {
-            true => 0,
-            false => self.state.borrow().journaling.unsent_bytes,
+        let state = self.state.borrow();
+        match self.failure.borrow().is_none() && state.is_free_for_journal() {
+            true => state.journaling.unsent_bytes,
+            false => 0,
         }
     }
 
@@ -196,8 +219,22 @@ impl Log {
 
     pub(super) fn on_journal_synced(&self, upto: Offset) {
         if self.failure.borrow().is_none() {
-            self.advance_promises(Offset(0), upto);
+            self.state.borrow_mut().journaling.synced = upto;
+            self.promise_synced();
         }
+    }
+
+    /// Promises what is on stable storage without a hole, in the segments or above them in the journal.
+    pub(in crate::log) fn promise_synced(&self) {
+        let durable = {
+            let state = self.state.borrow();
+            let straight_synced = state.synced_end.max(state.durable_end) >= state.straight_end;
+            match straight_synced || self.context.promises_over_a_hole() {
+                true => state.synced_end.max(state.journaling.synced),
+                false => state.synced_end,
+            }
+        };
+        self.advance_promises(Offset(0), durable);
     }
 
     /// Moves the ends that are promised up to these, if they are below, and tells.
@@ -237,6 +274,11 @@ impl Log {
 }
 
 impl State {
+    /// All that went straight into the segments is written there.
+    fn is_free_for_journal(&self) -> bool {
+        self.written_end >= self.straight_end
+    }
+
     /// A sync of the segments is what acknowledgements wait for.
     pub(in crate::log) fn awaits_sync(&self) -> bool {
         self.durable_end < self.straight_end
