@@ -1,1 +1,24 @@
-//! Checks and sets what a Linux machine needs for throughput: behind `coati tune`.
+//! Checks and sets what a Linux machine needs for throughput: behind `coati tune`. Everything it knows of the machine
+//! comes from entries of /proc and /sys; it makes no system call of its own beyond reading and writing files.
+//!
+//! The map: `command` (what people type), `root` (the one reader and writer of entries, and the forms their values
+//! have), `machine` with `mounts`, `devices`, `groups` and `cpus` (facts that several tuners ask for), `tuner` (what a tuner is),
+//! `tuners` (all of them, a table an area), `apply` and `state` (writing entries, and what they were before), `systemd`
+//! (units), `report` (what is shown).
+
+mod apply;
+mod command;
+mod cpus;
+mod devices;
+mod groups;
+mod machine;
+mod mounts;
+mod report;
+mod root;
+mod state;
+mod systemd;
+mod tuner;
+mod tuners;
+
+pub use command::{Ending, Told, TuneArgs, TuneError};
+pub use machine::{RingFeature, RingFeatures};
