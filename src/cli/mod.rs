@@ -1,6 +1,6 @@
 //! Owns the command line: what people type, what they read. One file a command; the work itself is in `client` and
 //! `shard`. Results go to stdout, everything else to stderr; a failed command says why in one sentence and exits 1,
-//! one that a signal ended early exits 130.
+//! one that a signal ended early exits 130, a check that found something bad says how bad by its code.
 
 mod bench;
 mod connect;
@@ -13,6 +13,7 @@ mod produce;
 mod progress;
 mod start;
 mod topic;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ enum Command {
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
     Bench(Box<coati_bench::BenchArgs>),
+    Tune(coati_tuning::TuneArgs),
     /// Look at log files; needs no broker.
     #[command(subcommand)]
     Log(LogCommand),
@@ -55,6 +57,8 @@ pub enum Failure {
     Because(String),
     /// By a signal; the command has said what there was to say.
     Interrupted,
+    /// It did what was asked, and what it found is not well: the code to exit with.
+    Found(u8),
 }
 
 impl<E: std::fmt::Display> From<E> for Failure {
@@ -76,11 +80,13 @@ pub fn main() -> ExitCode {
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
         Command::Bench(args) => bench::run(*args),
+        Command::Tune(args) => tune::run(args),
         Command::Log(LogCommand::Dump(args)) => log_dump::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Interrupted) => ExitCode::from(coati_bench::INTERRUPTED_EXIT_CODE),
+        Err(Failure::Found(code)) => ExitCode::from(code),
         Err(Failure::Because(reason)) => {
             eprintln!("coati: {reason}");
             ExitCode::FAILURE

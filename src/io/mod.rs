@@ -12,6 +12,7 @@ pub mod disk;
 pub mod entropy;
 pub mod file;
 mod file_range;
+pub mod probe;
 pub mod process;
 pub mod ring;
 #[cfg(feature = "simulation")]
