@@ -32,7 +32,7 @@ pub fn bench(criterion: &mut Criterion) {
     for (name, batch, _) in shapes() {
         let check = || {
             let trust = CompressedRecords::Trust;
-            validate(black_box(&batch), version, &topic, trust, NOW_MS)
+            validate(black_box(&batch), version, &"t-0", &topic, trust, NOW_MS)
         };
         check().expect("the batch is as a client makes it");
         group.throughput(Throughput::Bytes(batch.len() as u64));

@@ -84,7 +84,8 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
                 let records = partition.records.unwrap_or_default().to_bytes();
                 let config = shard.topic_config(topic.id);
                 let trust = CompressedRecords::Trust;
-                match validate(&records, header.version(), &config, trust, now) {
+                let name = format_args!("{}-{index}", topic.name);
+                match validate(&records, header.version(), &name, &config, trust, now) {
                     Ok(valid) => {
                         let batch = Batch::parse(&valid.batch);
                         let batch = batch.expect("a valid batch has a valid header");

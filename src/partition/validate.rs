@@ -8,6 +8,8 @@
 //! opens it; so damage behind a right CRC, which only a broken producer makes, is found by Kafka here and
 //! by Coati at the consumer.
 
+use std::fmt::Display;
+
 use bytes::Bytes;
 
 use crate::config::topic::{Compression, TimestampType as TopicTime, TopicConfig};
@@ -90,10 +92,12 @@ pub enum CompressedRecords {
     Walk,
 }
 
-/// Checks the records field of a produce request of `version` for one partition of `topic`.
+/// Checks the records field of a produce request of `version` for one partition of `topic`, which `partition` names to
+/// the client.
 pub fn validate(
     records: &Bytes,
     version: i16,
+    partition: &dyn Display,
     topic: &TopicConfig,
     compressed: CompressedRecords,
     now: TimestampMs,
@@ -126,7 +130,7 @@ pub fn validate(
                 refuse(ErrorCode::MessageTooLarge, Reason::Compression(error))
             }
         })?;
-        max_timestamp = walk(&payload, &header, topic, now)?;
+        max_timestamp = walk(&payload, &header, partition, topic, now)?;
         if let Some((codec, level)) = target {
             let payload = compress(codec, level, &payload);
             batch = batch::repack(&header, codec, &payload).into();
@@ -329,6 +333,7 @@ fn stamp(
 fn walk(
     payload: &[u8],
     header: &BatchHeader,
+    partition: &dyn Display,
     topic: &TopicConfig,
     now: TimestampMs,
 ) -> Result<TimestampMs, Rejection> {
@@ -353,14 +358,13 @@ fn walk(
         let timestamp =
             stamped_time.unwrap_or(header.base_timestamp().wrapping_add(record.timestamp_delta));
         max_timestamp = max_timestamp.max(timestamp);
-        errors.check(
-            index,
-            &record,
-            timestamp,
-            stamped_time.is_some(),
-            topic,
-            now,
-        );
+        if topic.compact && !record.has_key {
+            errors.push(index, || {
+                format!("Compacted topic cannot accept message without key in topic partition {partition}")
+            });
+            continue;
+        }
+        errors.check_time(index, timestamp, stamped_time.is_some(), topic, now);
     }
     if !rest.is_empty() {
         return Err(refuse(ErrorCode::InvalidRecord, Reason::BytesAfterRecords));
@@ -444,21 +448,14 @@ struct RecordErrors {
 }
 
 impl RecordErrors {
-    fn check(
+    fn check_time(
         &mut self,
         index: i32,
-        record: &RecordHead,
         timestamp: TimestampMs,
         is_stamped: bool,
         topic: &TopicConfig,
         now: TimestampMs,
     ) {
-        if topic.compact && !record.has_key {
-            self.push(index, || {
-                "a record without key can't be stored in a compacted topic".to_owned()
-            });
-            return;
-        }
         if topic.timestamp_type == TopicTime::CreateTime && timestamp != NO_TIMESTAMP {
             if is_out_of_range(timestamp, topic, now) {
                 self.any_timestamp = true;
@@ -501,12 +498,17 @@ impl RecordErrors {
                     .errors
                     .iter()
                     .take(3)
-                    .map(|error| error.message.as_str())
+                    .map(|error| {
+                        let (index, message) = (error.batch_index, &error.message);
+                        format!("RecordError(batchIndex={index}, message='{message}')")
+                    })
                     .collect();
+                // Kafka's words, for programs that look at them.
                 let message = format!(
-                    "{} records are refused, the first for: {}",
+                    "One or more records have been rejected due to {} record errors in total, and only showing the \
+                     first three errors at most: [{}]",
                     self.count,
-                    shown.join("; ")
+                    shown.join(", ")
                 );
                 (ErrorCode::InvalidRecord, message)
             }

@@ -154,6 +154,7 @@ pub fn produced_records(data: &[u8]) {
         let result = validate(
             &records,
             12,
+            &"t-0",
             topic,
             CompressedRecords::Walk,
             1_700_000_000_000,

@@ -18,7 +18,14 @@ fn topic(settings: &[(&str, &str)]) -> TopicConfig {
 }
 
 fn check(records: impl Into<Bytes>, topic: &TopicConfig) -> Result<Validated, Rejection> {
-    validate(&records.into(), 12, topic, CompressedRecords::Walk, NOW)
+    validate(
+        &records.into(),
+        12,
+        &"t-0",
+        topic,
+        CompressedRecords::Walk,
+        NOW,
+    )
 }
 
 /// Code and whether the log's start is told.
@@ -265,7 +272,16 @@ fn size_comes_before_the_crc() {
 #[test]
 fn zstd_needs_produce_version_seven() {
     let batch = builder(2).codec(Codec::Zstd, None).build();
-    let at = |version| validate(&batch, version, &topic(&[]), CompressedRecords::Trust, NOW);
+    let at = |version| {
+        validate(
+            &batch,
+            version,
+            &"t-0",
+            &topic(&[]),
+            CompressedRecords::Trust,
+            NOW,
+        )
+    };
     assert_eq!(
         at(6).unwrap_err().error,
         ErrorCode::UnsupportedCompressionType
@@ -309,7 +325,7 @@ fn records_out_of_the_time_range_are_each_told() {
 #[test]
 fn compressed_batches_are_opened_when_the_answer_depends_on_it() {
     let trust = |batch: &Bytes, topic: &TopicConfig| {
-        validate(batch, 12, topic, CompressedRecords::Trust, NOW)
+        validate(batch, 12, &"t-0", topic, CompressedRecords::Trust, NOW)
     };
     let garbage = Bytes::from(with_codec(1, b"garbage garbage garbage"));
     assert!(
@@ -350,6 +366,19 @@ fn compacted_topics_want_keys() {
         (rejection.error, rejection.record_errors.len()),
         (ErrorCode::InvalidRecord, 2)
     );
+    let one = |index| {
+        format!(
+            "RecordError(batchIndex={index}, message='Compacted topic cannot accept message without key in topic \
+             partition t-0')"
+        )
+    };
+    let message = format!(
+        "One or more records have been rejected due to 2 record errors in total, and only showing the first three \
+         errors at most: [{}, {}]",
+        one(0),
+        one(1)
+    );
+    assert_eq!(rejection.message, Some(message));
     let many = check(timed(&vec![NOW; limits::RECORD_ERRORS_MAX + 5]), &compacted).unwrap_err();
     assert_eq!(many.record_errors.len(), limits::RECORD_ERRORS_MAX);
 }
