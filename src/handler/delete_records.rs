@@ -5,6 +5,7 @@ use std::rc::Rc;
 use futures::future::join_all;
 use tracing::warn;
 
+use crate::controller::is_internal_topic;
 use crate::handler::{Context, errors};
 use crate::ids::{Offset, PartitionIndex};
 use crate::partition::{Partition, PartitionError};
@@ -13,7 +14,7 @@ use crate::protocol::messages::delete_records_request::DeleteRecordsPartition;
 use crate::protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
-use crate::protocol::{ErrorCode, Str};
+use crate::protocol::{ErrorCode, Str, Uuid};
 use crate::shard::checkpoints;
 
 /// Means the high watermark: all that was committed.
@@ -74,6 +75,10 @@ async fn one(
         result.error_code = ErrorCode::UnknownTopicOrPartition.code();
         return result;
     };
+    if let Some(refusal) = refusal(context, topic, topic_id) {
+        result.error_code = refusal.code();
+        return result;
+    }
     let before = wanted.offset;
     let deleted = context
         .shard
@@ -100,4 +105,13 @@ async fn one(
         Err(error) => result.error_code = errors::of_partition(&error).code(),
     }
     result
+}
+
+/// Why nobody deletes records of a topic: the broker needs them, or only their keys decide what goes.
+fn refusal(context: &Context, topic: &str, topic_id: Uuid) -> Option<ErrorCode> {
+    if is_internal_topic(topic) {
+        return Some(ErrorCode::InvalidTopicException);
+    }
+    let config = context.shard.topic_config(topic_id);
+    (config.compact && !config.delete).then_some(ErrorCode::PolicyViolation)
 }
