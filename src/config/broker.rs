@@ -63,6 +63,7 @@ pub struct BrokerConfig {
     pub offsets_topic_segment_bytes: i32,
     pub offsets_topic_codec: Codec,
     pub groups: coordinator::Settings,
+    pub cleaner: CleanerSettings,
     pub transaction_topic_partitions: i32,
     pub transaction_topic_replication_factor: i16,
 
@@ -141,6 +142,7 @@ impl BrokerConfig {
             offsets_topic_segment_bytes: values.number("offsets.topic.segment.bytes"),
             offsets_topic_codec: codec(&values, "offsets.topic.compression.codec")?,
             groups: groups(&values)?,
+            cleaner: cleaner(&values)?,
             transaction_topic_partitions: values.number("transaction.state.log.num.partitions"),
             transaction_topic_replication_factor: values
                 .number("transaction.state.log.replication.factor"),
@@ -174,13 +176,6 @@ impl BrokerConfig {
                     .into(),
             );
         }
-        if self
-            .given
-            .get("log.cleanup.policy")
-            .is_some_and(|policy| policy.contains("compact"))
-        {
-            return refuse(super::topic::COMPACTION_REFUSED.into());
-        }
         Ok(())
     }
 
@@ -209,6 +204,39 @@ impl BrokerConfig {
         let groups = groups(&Values(self.layers(dynamic)));
         groups.unwrap_or_else(|_| self.groups.clone())
     }
+
+    /// What cleaners are told, likewise.
+    pub fn cleaner_with(&self, dynamic: &DynamicConfigs) -> CleanerSettings {
+        cleaner(&Values(self.layers(dynamic))).unwrap_or(self.cleaner)
+    }
+}
+
+/// How logs are compacted (`log.cleaner.*`).
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct CleanerSettings {
+    pub is_enabled: bool,
+    pub backoff_ms: u64,
+    /// Of the whole broker.
+    pub dedupe_bytes: usize,
+    pub load_factor: f64,
+    /// Read and written, of the whole broker.
+    pub bytes_per_second: f64,
+}
+
+fn cleaner(values: &Values<'_>) -> Result<CleanerSettings, ConfigError> {
+    let threads: usize = values.number("log.cleaner.threads");
+    let settings = CleanerSettings {
+        is_enabled: values.truth("log.cleaner.enable"),
+        backoff_ms: values.number("log.cleaner.backoff.ms"),
+        dedupe_bytes: values.number("log.cleaner.dedupe.buffer.size"),
+        load_factor: values.fraction("log.cleaner.io.buffer.load.factor"),
+        bytes_per_second: values.fraction("log.cleaner.io.max.bytes.per.second"),
+    };
+    if settings.dedupe_bytes / threads.max(1) < 1 << 20 {
+        let reason = "log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread.";
+        return Err(ConfigError::Invalid(reason.into()));
+    }
+    Ok(settings)
 }
 
 /// Compression types by the numbers they have in batches.
@@ -393,6 +421,13 @@ impl Values<'_> {
 
     fn truth(&self, name: &str) -> bool {
         matches!(self.value(name), Some(Value::Boolean(true)))
+    }
+
+    fn fraction(&self, name: &str) -> f64 {
+        match self.value(name) {
+            Some(Value::Double(number)) => number,
+            _ => panic!("{name} has no number"),
+        }
     }
 
     fn text(&self, name: &str) -> Option<String> {

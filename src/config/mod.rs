@@ -14,7 +14,7 @@ mod properties;
 pub mod topic;
 
 pub use admin::AdminListener;
-pub use broker::BrokerConfig;
+pub use broker::{BrokerConfig, CleanerSettings};
 pub use definition::{Definition, Importance, Kind, UpdateMode, Value};
 pub use layers::{DynamicConfigs, Layers};
 pub use listener::{Listener, SecurityProtocol};

@@ -5,9 +5,6 @@ use crate::log::FlushPolicy;
 
 use super::{ConfigError, Layers, Settings, Value, definition::Definition, definitions};
 
-pub const COMPACTION_REFUSED: &str = "Invalid value compact for configuration cleanup.policy: \
-     compaction does not work in this version of Coati; only 'delete' is accepted";
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimestampType {
     CreateTime,
@@ -47,6 +44,9 @@ pub struct TopicConfig {
     pub timestamp_type: TimestampType,
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
+    pub max_compaction_lag_ms: i64,
+    pub min_cleanable_dirty_ratio: f64,
+    pub min_compaction_lag_ms: i64,
     pub min_insync_replicas: i32,
     pub preallocate: bool,
     /// Negative is without limit.
@@ -90,6 +90,9 @@ impl TopicConfig {
             },
             timestamp_before_max_ms: values.required("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: values.required("message.timestamp.after.max.ms"),
+            max_compaction_lag_ms: values.required("max.compaction.lag.ms"),
+            min_cleanable_dirty_ratio: values.fraction("min.cleanable.dirty.ratio"),
+            min_compaction_lag_ms: values.required("min.compaction.lag.ms"),
             min_insync_replicas: values.required("min.insync.replicas"),
             preallocate: values.truth("preallocate"),
             retention_bytes: values.required("retention.bytes"),
@@ -113,15 +116,10 @@ fn flush_policy(name: &str) -> FlushPolicy {
 }
 
 /// Checks a topic's own settings as a whole: names, values, and values against each other.
-/// `layers` supply what the topic does not set. Topics of the broker's own may be for compaction: what they hold is
-/// read as if they were compacted.
+/// `layers` supply what the topic does not set.
 ///
 /// Errors: `ConfigError::Invalid` with Kafka's text, for INVALID_CONFIG.
-pub fn validate(
-    overrides: &Settings,
-    layers: Layers<'_>,
-    is_internal: bool,
-) -> Result<(), ConfigError> {
+pub fn validate(overrides: &Settings, layers: Layers<'_>) -> Result<(), ConfigError> {
     for name in overrides.keys() {
         if !definitions::topic().contains_key(name.as_str()) {
             return Err(ConfigError::Invalid(format!(
@@ -139,10 +137,6 @@ pub fn validate(
         return Err(ConfigError::Invalid(format!(
             "conflict topic config setting min.compaction.lag.ms ({min_lag}) > max.compaction.lag.ms ({max_lag})"
         )));
-    }
-    let policies = values.list("cleanup.policy");
-    if !is_internal && policies.iter().any(|policy| policy == "compact") {
-        return Err(ConfigError::Invalid(COMPACTION_REFUSED.into()));
     }
     if values.truth("remote.storage.enable") {
         return Err(ConfigError::Invalid(
@@ -210,6 +204,13 @@ impl Values<'_> {
 
     fn truth(&self, name: &str) -> bool {
         matches!(self.value(name), Some(Value::Boolean(true)))
+    }
+
+    fn fraction(&self, name: &str) -> f64 {
+        match self.value(name) {
+            Some(Value::Double(number)) => number,
+            _ => panic!("topic setting {name} has no number"),
+        }
     }
 
     fn text(&self, name: &str) -> String {
@@ -297,12 +298,11 @@ mod tests {
         let broker = broker();
         let none = DynamicConfigs::default();
         let refused = |own: &[(&str, &str)]| {
-            validate(&settings(own), broker.layers(&none), false)
+            validate(&settings(own), broker.layers(&none))
                 .unwrap_err()
                 .to_string()
         };
         assert_eq!(refused(&[("nope", "1")]), "Unknown topic config name: nope");
-        assert!(refused(&[("cleanup.policy", "compact,delete")]).contains("compaction"));
         assert!(refused(&[("remote.storage.enable", "true")]).contains("Tiered"));
         assert_eq!(
             refused(&[
@@ -311,13 +311,6 @@ mod tests {
             ]),
             "conflict topic config setting min.compaction.lag.ms (9) > max.compaction.lag.ms (8)"
         );
-        assert!(
-            validate(
-                &settings(&[("retention.ms", "-1")]),
-                broker.layers(&none),
-                false
-            )
-            .is_ok()
-        );
+        assert!(validate(&settings(&[("retention.ms", "-1")]), broker.layers(&none),).is_ok());
     }
 }

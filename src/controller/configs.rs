@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Controller, Outcome, Refusal, is_internal_topic, state::bounded, validate_topic_name};
+use super::{Controller, Outcome, Refusal, state::bounded, validate_topic_name};
 use crate::{
     config::{
         self, Kind, Settings, UpdateMode, Value,
@@ -272,7 +272,7 @@ impl Controller {
             return Err(invalid_request("Default topic resources are not allowed."));
         }
         validate_topic_name(name)?;
-        self.validate_topic_settings(name, wanted)?;
+        self.validate_topic_settings(wanted)?;
         if self.image.topic(name).is_none() {
             return Err(Refusal::new(
                 ErrorCode::UnknownTopicOrPartition,
@@ -282,14 +282,9 @@ impl Controller {
         Ok(())
     }
 
-    pub(super) fn validate_topic_settings(
-        &self,
-        name: &str,
-        settings: &Settings,
-    ) -> Result<(), Refusal> {
+    pub(super) fn validate_topic_settings(&self, settings: &Settings) -> Result<(), Refusal> {
         let dynamic = self.dynamic_configs();
-        let is_internal = is_internal_topic(name);
-        config::topic::validate(settings, self.config.layers(&dynamic), is_internal)?;
+        config::topic::validate(settings, self.config.layers(&dynamic))?;
         Ok(())
     }
 
@@ -344,12 +339,6 @@ impl Controller {
                     .parse(text)
                     .map_err(|error| invalid_request(error.to_string()))?;
             }
-        }
-        if wanted
-            .get("log.cleanup.policy")
-            .is_some_and(|policy| policy.contains("compact"))
-        {
-            return Err(invalid_request(config::topic::COMPACTION_REFUSED));
         }
         self.check_min_insync(whole_cluster, current, wanted, named)
     }

@@ -307,7 +307,7 @@ fn what_create_topics_refuses() {
     assert_eq!(
         bench.create(vec![configured(
             "c",
-            &[("cleanup.policy", Some("compact"))]
+            &[("cleanup.policy", Some("compacted"))]
         )])[0]
             .0,
         40
@@ -557,7 +557,7 @@ fn topic_settings_change_one_by_one() {
         says((0, ""))
     );
     assert_eq!(alter("a", &[(throttled, 3, Some("0:1"))]), says((0, "")));
-    assert_eq!(alter("a", &[("cleanup.policy", 2, Some("compact"))]).0, 40);
+    assert_eq!(alter("a", &[("cleanup.policy", 2, Some("compact"))]).0, 0);
     let settings = bench.replica.topic_settings("a");
     assert_eq!(settings.get(throttled).unwrap(), "1:1");
     assert_eq!(settings.get("retention.ms").unwrap(), "7");
@@ -628,7 +628,7 @@ fn broker_settings_change_for_one_or_all() {
         alter("", "min.insync.replicas", 0, Some("2")),
         says((0, ""))
     );
-    assert_eq!(alter("1", "log.cleanup.policy", 2, Some("compact")).0, 42);
+    assert_eq!(alter("1", "log.cleanup.policy", 2, Some("compact")).0, 0);
     let dynamic = bench.replica.dynamic_configs(BrokerId(1));
     assert_eq!(dynamic.broker.get("log.retention.ms").unwrap(), "100000");
     assert_eq!(dynamic.cluster.get("log.retention.ms").unwrap(), "200000");

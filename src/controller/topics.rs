@@ -215,7 +215,7 @@ impl Controller {
                 Some((config.name.to_string(), config.value.as_ref()?.to_string()))
             })
             .collect();
-        self.validate_topic_settings(&topic.name, &settings)?;
+        self.validate_topic_settings(&settings)?;
         Ok(settings)
     }
 

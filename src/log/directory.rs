@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::Opening;
 use super::checkpoints::{
-    self, CLEAN_SHUTDOWN_FILE, CleanShutdown, LOG_START_OFFSET_FILE, OffsetsByPartition,
-    RECOVERY_POINT_FILE,
+    self, CLEAN_SHUTDOWN_FILE, CLEANER_OFFSET_FILE, CleanShutdown, LOG_START_OFFSET_FILE,
+    OffsetsByPartition, RECOVERY_POINT_FILE,
 };
 use super::journal::replay::{self, Journaled};
 use crate::ids::{Offset, PartitionIndex};
@@ -51,6 +51,7 @@ pub async fn take_stock(disk: &Disk, root: &Path) -> io::Result<Folder> {
     let clean = take_clean_mark(disk, root).await?;
     let recovery_points = read_offsets(disk, &root.join(RECOVERY_POINT_FILE)).await?;
     let log_starts = read_offsets(disk, &root.join(LOG_START_OFFSET_FILE)).await?;
+    let first_dirty = read_offsets(disk, &root.join(CLEANER_OFFSET_FILE)).await?;
     let mut folder = Folder {
         clean,
         ..Folder::default()
@@ -80,6 +81,7 @@ pub async fn take_stock(disk: &Disk, root: &Path) -> io::Result<Folder> {
                 clean: folder.clean.is_some(),
                 recovery_point: recovery_points.get(&key).copied(),
                 log_start: log_starts.get(&key).copied(),
+                first_dirty: first_dirty.get(&key).copied(),
                 journaled: Vec::new(),
             },
             topic: key.0,

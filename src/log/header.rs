@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::producers::{EndMarker, ProducerBatch, ProducerStates};
+use super::time_index::NO_TIMESTAMP;
 use super::transaction_index::AbortedTransaction;
 use crate::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use crate::protocol::batch::{self, Batch, BatchError, BatchHeader, BatchView};
@@ -65,8 +66,12 @@ impl Header {
         self.last_offset().plus(1)
     }
 
+    /// Of its records; below zero without any. A batch that a cleaning left empty still says what it was.
     pub(super) fn max_timestamp(&self) -> TimestampMs {
-        self.raw.max_timestamp()
+        match self.raw.records_count() {
+            0 => NO_TIMESTAMP,
+            _ => self.raw.max_timestamp(),
+        }
     }
 
     pub(super) fn is_control(&self) -> bool {
@@ -113,7 +118,7 @@ impl Header {
             base_sequence: self.raw.base_sequence(),
             base_offset: self.base_offset,
             last_offset: self.last_offset(),
-            max_timestamp: self.max_timestamp(),
+            max_timestamp: self.raw.max_timestamp(),
             transactional: self.raw.is_transactional(),
         }
     }

@@ -4,11 +4,12 @@
 //! answers clients, reads no clock, and belongs to one thread.
 //!
 //! In the order a batch meets them: `appender` (copy, sync), `tail_cache` (the buffers written),
-//! `journal` (small appends of all logs of a core in one write), `writer` (group writes into segments), `segment` (one file and its indexes), `reader`, `upkeep`, `retention`, `recovery`,
-//! `directory`.
+//! `journal` (small appends of all logs of a core in one write), `writer` (group writes into segments), `segment` (one file and its indexes), `reader`, `upkeep`, `retention`, `compaction`,
+//! `recovery`, `directory`.
 //! The other files are pure: formats and state.
 
 pub mod checkpoints;
+pub mod compaction;
 pub mod epochs;
 pub mod journal;
 pub mod offset_index;
@@ -42,6 +43,7 @@ use std::task::{Poll, Waker};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
 use crate::limits::UNWRITTEN_BYTES_MAX;
 use epochs::{EpochCache, EpochStart};
+use futures::lock::Mutex;
 use journal::Journaling;
 use producers::ProducerStates;
 use segment::Segment;
@@ -115,6 +117,10 @@ pub struct Log {
     /// No more appends.
     closing: Cell<bool>,
     deleted: Cell<bool>,
+    /// A cleaning found what it cannot read: there will be no other in this life.
+    uncleanable: Cell<bool>,
+    /// Held by whoever takes segments away or puts others in their place, and by whoever ends the log.
+    rearranging: Mutex<()>,
 }
 
 struct State {
@@ -157,6 +163,12 @@ struct State {
     changed: bool,
     /// Files of removed segments, renamed, and when they go.
     doomed: Vec<retention::Doomed>,
+    /// All below has been cleaned.
+    first_dirty: Option<Offset>,
+    /// Files are being put in the place of others, and how often that has begun: whoever looked at files meanwhile looks
+    /// again.
+    swapping: bool,
+    swaps: u64,
     /// The folder's own entry, and what was created with it, is on stable storage.
     dir_durable: Cell<bool>,
 }

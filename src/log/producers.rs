@@ -342,6 +342,14 @@ impl ProducerStates {
         self.producers.is_empty()
     }
 
+    /// Of each producer the epoch, and the last offset of its last batch in that epoch.
+    pub fn last_offsets(&self) -> impl Iterator<Item = (ProducerId, i16, Option<Offset>)> + '_ {
+        self.producers.iter().map(|(producer_id, producer)| {
+            let last = producer.batches.last().map(|batch| batch.last_offset);
+            (*producer_id, producer.epoch, last)
+        })
+    }
+
     /// All producers in the order of their ids.
     pub fn active(&self) -> impl ExactSizeIterator<Item = ActiveProducer> + '_ {
         self.producers

@@ -71,7 +71,8 @@ impl Log {
         }
         // What only the journal has must be in the segment before a range of it can be an answer.
         self.wait_until_stored(from).await?;
-        match self.read_cold(from, upto, max_bytes, at_least_one).await {
+        let cold = self.in_files(|| self.read_cold(from, upto, max_bytes, at_least_one));
+        match cold.await? {
             Ok(records) => Ok(records),
             // Retention may have taken the segment while we looked.
             Err(_) if from < self.start_offset() => Err(LogError::OffsetOutOfRange {
@@ -83,6 +84,21 @@ impl Log {
                 let error = LogError::storage("reading a segment", &error);
                 self.go_offline(error.clone());
                 Err(error)
+            }
+        }
+    }
+
+    /// What `look` finds in the segments' files, which are no others when it is done than when it began.
+    async fn in_files<T>(
+        &self,
+        look: impl AsyncFn() -> io::Result<T>,
+    ) -> Result<io::Result<T>, LogError> {
+        loop {
+            self.wait_until(|state| !state.swapping).await?;
+            let swaps = self.state.borrow().swaps;
+            let found = look().await;
+            if self.state.borrow().swaps == swaps {
+                return Ok(found);
             }
         }
     }
@@ -252,8 +268,8 @@ impl Log {
         let end = self.end_offset();
         self.wait_until_all_stored(end).await?;
         let found = self
-            .search_time(timestamp, end)
-            .await
+            .in_files(|| self.search_time(timestamp, end))
+            .await?
             .map_err(|error| LogError::storage("searching a segment", &error))?;
         // What a device that fails still has of a file, nobody knows.
         self.check_online()?;
@@ -339,9 +355,10 @@ impl Log {
         let mut aborted = Vec::new();
         let mut next = self.segment_at(from);
         while let Some(segment) = next {
-            let search = segment
-                .search_aborted(&self.context.disk, &self.dir(), from, upto)
-                .await
+            let dir = self.dir();
+            let search = self
+                .in_files(|| segment.search_aborted(&self.context.disk, &dir, from, upto))
+                .await?
                 .map_err(|error| LogError::storage("searching a transaction index", &error))?;
             aborted.extend(search.aborted);
             if search.complete {
@@ -357,7 +374,7 @@ impl Log {
         self.check_online()?;
         let end = self.end_offset();
         self.wait_until_all_stored(end).await?;
-        let search = async {
+        let search = async || {
             let mut largest: Option<TimestampOffset> = None;
             let mut next = self.segment_at(self.start_offset());
             while let Some(segment) = next {
@@ -374,8 +391,8 @@ impl Log {
                 Some(largest) => self.search_time(largest.timestamp, end).await,
             }
         };
-        search
-            .await
+        self.in_files(search)
+            .await?
             .map_err(|error| LogError::storage("searching a segment", &error))
     }
 

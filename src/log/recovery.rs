@@ -11,7 +11,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use futures::lock::Mutex;
+
 use super::appender::{add_last_time_entry, index_batch, write_aborted};
+use super::compaction;
 use super::epochs::EpochCache;
 use super::header::{HEADER_BYTES, Header};
 use super::journal::{JournaledRun, Journaling};
@@ -36,6 +39,8 @@ pub struct Opening {
     pub clean: bool,
     pub recovery_point: Option<Offset>,
     pub log_start: Option<Offset>,
+    /// Below lies what was cleaned.
+    pub first_dirty: Option<Offset>,
     /// What the journals hold of it, oldest first; of no account after a clean stop.
     pub journaled: Vec<JournaledRun>,
 }
@@ -84,6 +89,7 @@ impl Log {
             epochs: EpochCache::new(),
             start: Offset(0),
             recovery_point: Offset(0),
+            first_dirty: None,
             dir_durable: false,
             changed: false,
         };
@@ -94,16 +100,20 @@ impl Log {
     pub async fn open(
         context: LogContext,
         dir: PathBuf,
-        settings: LogSettings,
+        mut settings: LogSettings,
         opening: Opening,
         now_ms: TimestampMs,
     ) -> Result<(Rc<Log>, Recovered), LogError> {
+        // It may have been compacted once, whatever its policy is now.
+        settings.may_have_gaps |= opening.first_dirty.is_some();
         let mut recovery = Recovery {
             context: &context,
             dir: &dir,
             settings: &settings,
             now_ms,
             report: Recovered::default(),
+            opening: &opening,
+            finished: BTreeSet::new(),
             journaled: batches_of(&opening.journaled),
         };
         let opened = recovery
@@ -121,6 +131,7 @@ struct Opened {
     epochs: EpochCache,
     start: Offset,
     recovery_point: Offset,
+    first_dirty: Option<Offset>,
     dir_durable: bool,
     /// Something is not on disk as a clean stop leaves it.
     changed: bool,
@@ -168,6 +179,9 @@ impl Opened {
             last_flush_ms: now_ms,
             last_append_ms: now_ms,
             readers_checked_ms: now_ms,
+            first_dirty: self.first_dirty,
+            swapping: false,
+            swaps: 0,
             dir_durable: self.dir_durable.into(),
         };
         Rc::new(Log {
@@ -181,6 +195,8 @@ impl Opened {
             waiters: Vec::new().into(),
             closing: false.into(),
             deleted: false.into(),
+            uncleanable: false.into(),
+            rearranging: Mutex::new(()),
         })
     }
 }
@@ -233,6 +249,9 @@ struct Recovery<'a> {
     settings: &'a LogSettings,
     now_ms: TimestampMs,
     report: Recovered,
+    opening: &'a Opening,
+    /// Where there were snapshots of the producers: a segment that ended there had been synced before.
+    finished: BTreeSet<Offset>,
     /// Batches that the journals hold and the segments may lack, oldest first.
     journaled: VecDeque<(Header, Bytes)>,
 }
@@ -287,6 +306,7 @@ impl Recovery<'_> {
             producers = Some(self.load_producers(&found, &segments, end).await?);
         } else {
             let base = found.segments[scan_from].base;
+            self.finished = found.snapshots.clone();
             self.remove_snapshots_above(&mut found, base).await?;
             let mut states = self.load_producers(&found, &segments, base).await?;
             epochs.truncate_from_end(base);
@@ -353,6 +373,8 @@ impl Recovery<'_> {
             producers,
             epochs,
             start,
+            // Never forgotten: whatever the log's policy becomes, the gaps stay.
+            first_dirty: opening.first_dirty.map(|offset| offset.min(end)),
             // A log that was never written to has names that were never synced: the first sync sees to it.
             dir_durable: false,
             changed: !clean,
@@ -361,6 +383,7 @@ impl Recovery<'_> {
 
     /// Lists the folder, removing what earlier lives left half done.
     async fn look_around(&mut self) -> io::Result<Found> {
+        compaction::finish_swaps(self.disk(), self.dir).await?;
         let mut found = Found::default();
         for entry in self.disk().list(self.dir).await? {
             let Some((stem, extension)) = entry.name.split_once('.') else {

@@ -15,7 +15,7 @@ pub(super) struct Doomed {
     paths: Vec<PathBuf>,
 }
 
-const EXTENSIONS: [&str; 5] = ["log", "index", "timeindex", "txnindex", "snapshot"];
+pub(super) const EXTENSIONS: [&str; 5] = ["log", "index", "timeindex", "txnindex", "snapshot"];
 
 impl Log {
     /// Removes what `retention.ms`, `retention.bytes` and the log start offset say, oldest first, as far
@@ -26,6 +26,8 @@ impl Log {
         now_ms: TimestampMs,
         high_watermark: Offset,
     ) -> Result<usize, LogError> {
+        self.check_open()?;
+        let _turn = self.rearranging.lock().await;
         self.check_open()?;
         let last = self
             .last_deletable(now_ms, high_watermark)
@@ -54,7 +56,7 @@ impl Log {
         self.advance_start(first);
         for segment in &removed {
             segment.close_files();
-            let doomed = self.doom(segment, now_ms).await;
+            let doomed = self.doom(segment.base, &EXTENSIONS, now_ms).await;
             doomed.map_err(|error| {
                 let error = LogError::storage("removing a segment", &error);
                 self.go_offline(error.clone());
@@ -163,13 +165,19 @@ impl Log {
         self.producers.borrow_mut().on_log_start_offset(offset);
     }
 
-    async fn doom(&self, segment: &Segment, now_ms: TimestampMs) -> io::Result<()> {
+    /// Renames the files of the segment at `base` that there are, to be removed when their time has come.
+    pub(super) async fn doom(
+        &self,
+        base: Offset,
+        extensions: &[&str],
+        now_ms: TimestampMs,
+    ) -> io::Result<()> {
         let disk = &self.context.disk;
         let mut paths = Vec::new();
-        for extension in EXTENSIONS {
-            let path = self.segment_path(segment.base, extension);
+        for extension in extensions {
+            let path = self.segment_path(base, extension);
             if disk.exists(&path).await? {
-                let renamed = self.segment_path(segment.base, &format!("{extension}.deleted"));
+                let renamed = self.segment_path(base, &format!("{extension}.deleted"));
                 disk.rename(&path, &renamed).await?;
                 paths.push(renamed);
             }
@@ -192,7 +200,11 @@ impl Log {
                 .collect()
         };
         for path in due.into_iter().flat_map(|doomed| doomed.paths) {
-            if let Err(error) = self.context.disk.remove(&path).await {
+            // A segment that is cleaned again soon has left a file of the same name, which went with the first.
+            let removed = self.context.disk.remove(&path).await;
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %path.display(), %error, "an old segment's file stays until the next start");
             }
         }

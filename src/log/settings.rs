@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 
+use super::compaction::Compaction;
 use super::journal::Journal;
 use super::{TailBudget, WriteLimits};
 use crate::io::Disk;
@@ -20,7 +21,7 @@ pub enum FlushPolicy {
 }
 
 /// Topic settings under Kafka's names (`segment.bytes`, …), resolved. -1 is no limit.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct LogSettings {
     pub segment_bytes: u32,
     pub segment_ms: i64,
@@ -38,6 +39,8 @@ pub struct LogSettings {
     pub preallocate: bool,
     /// Cleaning has taken batches out: offsets need not follow each other.
     pub may_have_gaps: bool,
+    /// None: it is not cleaned.
+    pub compaction: Option<Compaction>,
 }
 
 /// `flush.messages` and `flush.ms` as Kafka says that they are not set: the largest number of its type.
@@ -59,6 +62,7 @@ impl Default for LogSettings {
             flush_policy: FlushPolicy::Durable,
             preallocate: false,
             may_have_gaps: false,
+            compaction: None,
         }
     }
 }
@@ -127,6 +131,10 @@ pub enum Sabotage {
     TrustJournal,
     /// A start gives logs what the journals hold for others.
     MixTopics,
+    /// A cleaned segment takes the place of others before it is on stable storage.
+    SwapBeforeSync,
+    /// To a cleaning what was aborted is as good as what was committed.
+    CountAborted,
 }
 
 impl LogContext {
@@ -161,6 +169,20 @@ impl LogContext {
     pub(super) fn promises_over_a_hole(&self) -> bool {
         #[cfg(feature = "simulation")]
         return self.sabotage == Sabotage::PromiseOverAHole;
+        #[cfg(not(feature = "simulation"))]
+        false
+    }
+
+    pub(super) fn syncs_before_swap(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.sabotage != Sabotage::SwapBeforeSync;
+        #[cfg(not(feature = "simulation"))]
+        true
+    }
+
+    pub(super) fn counts_aborted(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.sabotage == Sabotage::CountAborted;
         #[cfg(not(feature = "simulation"))]
         false
     }

@@ -283,6 +283,14 @@ impl Tail {
         self.next_capacity = CHUNK_BYTES_MIN;
     }
 
+    /// Lets go of what lies wholly below `offset` and has been written.
+    pub(super) fn forget_below(&mut self, offset: Offset) {
+        let is_below = |chunk: &Chunk| chunk.next_offset <= offset;
+        while self.chunks.front().is_some_and(is_below) {
+            self.drop_front();
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }

@@ -28,7 +28,7 @@ fn batch(count: i32, body: usize, timestamp: TimestampMs) -> Vec<u8> {
     bytes
 }
 
-fn on_glommio(test: impl AsyncFnOnce() + Send + 'static) {
+pub(super) fn on_glommio(test: impl AsyncFnOnce() + Send + 'static) {
     glommio::LocalExecutorBuilder::default()
         .spawn(|| async move {
             ring::init_thread().unwrap();
@@ -40,7 +40,7 @@ fn on_glommio(test: impl AsyncFnOnce() + Send + 'static) {
 }
 
 /// The bytes of records wherever they lie.
-fn bytes_of(records: &Records) -> Vec<u8> {
+pub(super) fn bytes_of(records: &Records) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in records.parts() {
         match part {
@@ -72,11 +72,11 @@ fn check(bytes: &[u8], from: Offset) -> Offset {
     expected
 }
 
-fn context(budget: usize) -> LogContext {
+pub(super) fn context(budget: usize) -> LogContext {
     LogContext::on_this_thread(Disk::direct(), TailBudget::new(budget))
 }
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     // Beside the build, which lies on a real disk; /tmp may be memory.
     tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target").unwrap()
 }
@@ -92,7 +92,7 @@ async fn read_all(log: &Rc<Log>, from: Offset) -> Offset {
     at
 }
 
-fn segment_files(dir: &Path) -> Vec<String> {
+pub(super) fn segment_files(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

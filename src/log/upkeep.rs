@@ -129,6 +129,7 @@ impl Log {
     pub async fn close(self: &Rc<Self>) -> Result<(), LogError> {
         self.check_open()?;
         self.closing.set(true);
+        let _turn = self.rearranging.lock().await;
         if self.state.borrow().changed {
             self.flush().await?;
             self.wait_until(|state| state.is_at_rest() && state.unfinished.is_empty())
@@ -178,6 +179,8 @@ impl Log {
         self.closing.set(true);
         self.deleted.set(true);
         self.go_offline(LogError::Closed);
+        // Whoever is at the files is done with them before their folder has another name.
+        let _turn = self.rearranging.lock().await;
         let dir = self.dir();
         let doomed = directory::renamed(&dir, unique, "delete");
         self.context

@@ -19,7 +19,8 @@ use crate::ids::{Offset, PartitionIndex};
 use crate::io::clock;
 use crate::io::timer;
 use crate::log::checkpoints::{
-    HIGH_WATERMARK_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, format_offsets,
+    CLEANER_OFFSET_FILE, HIGH_WATERMARK_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE,
+    format_offsets,
 };
 use crate::log::directory::Folder;
 use crate::shard::{CONTROLLER_SHARD, Shard};
@@ -33,18 +34,25 @@ pub enum Kind {
     RecoveryPoint,
     LogStart,
     HighWatermark,
+    Cleaner,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::RecoveryPoint, Kind::LogStart, Kind::HighWatermark];
+    pub const ALL: [Kind; 4] = [
+        Kind::RecoveryPoint,
+        Kind::LogStart,
+        Kind::HighWatermark,
+        Kind::Cleaner,
+    ];
     /// Those that a start reads.
-    const READ_AT_START: [Kind; 2] = [Kind::RecoveryPoint, Kind::LogStart];
+    const READ_AT_START: [Kind; 3] = [Kind::RecoveryPoint, Kind::LogStart, Kind::Cleaner];
 
     fn file(self) -> &'static str {
         match self {
             Kind::RecoveryPoint => RECOVERY_POINT_FILE,
             Kind::LogStart => LOG_START_OFFSET_FILE,
             Kind::HighWatermark => HIGH_WATERMARK_FILE,
+            Kind::Cleaner => CLEANER_OFFSET_FILE,
         }
     }
 }
@@ -56,14 +64,17 @@ struct Row {
     recovery_point: Offset,
     log_start: Offset,
     high_watermark: Offset,
+    /// None: it was never cleaned.
+    first_dirty: Option<Offset>,
 }
 
 impl Row {
-    fn offset(&self, kind: Kind) -> Offset {
+    fn offset(&self, kind: Kind) -> Option<Offset> {
         match kind {
-            Kind::RecoveryPoint => self.recovery_point,
-            Kind::LogStart => self.log_start,
-            Kind::HighWatermark => self.high_watermark,
+            Kind::RecoveryPoint => Some(self.recovery_point),
+            Kind::LogStart => Some(self.log_start),
+            Kind::HighWatermark => Some(self.high_watermark),
+            Kind::Cleaner => self.first_dirty,
         }
     }
 }
@@ -88,6 +99,7 @@ impl Checkpoints {
                 recovery_point: point,
                 log_start: log.opening.log_start.unwrap_or_default(),
                 high_watermark: point,
+                first_dirty: log.opening.first_dirty,
             };
             ((log.topic.clone(), log.partition), row)
         });
@@ -102,10 +114,12 @@ impl Checkpoints {
         let rows = merged(live, &self.rows.borrow(), &shard.image());
         let root = &shard.broker.config.data_dir;
         for kind in kinds {
-            let lines = rows
-                .iter()
-                .map(|((topic, index), row)| (topic.as_str(), *index, row.offset(*kind)));
-            let text = format_offsets(lines);
+            let lines = rows.iter().filter_map(|((topic, index), row)| {
+                let offset = row.offset(*kind)?;
+                Some((topic.as_str(), *index, offset))
+            });
+            let lines: Vec<_> = lines.collect();
+            let text = format_offsets(lines.into_iter());
             if self.texts.borrow().get(kind) == Some(&text) {
                 continue;
             }
@@ -140,20 +154,26 @@ fn rows_of(shard: &Shard) -> Vec<(PartitionName, Row)> {
             recovery_point: log.recovery_point(),
             log_start: marks.log_start,
             high_watermark: marks.high_watermark,
+            first_dirty: log.first_dirty_offset(),
         };
         ((partition.topic.to_string(), partition.index), row)
     });
     rows.collect()
 }
 
-/// Resolves when the log start offsets of now are on stable storage. Of use on any core.
-pub async fn make_log_starts_durable(shard: &Rc<Shard>) -> io::Result<()> {
+/// Resolves when one kind of offsets, as they are now or later, is on stable storage. Of use on any core.
+pub async fn make_durable(shard: &Rc<Shard>, kind: Kind) -> io::Result<()> {
     let call = shard
         .mesh
-        .call(shard, CONTROLLER_SHARD, |shard| async move {
-            shard.checkpoints.write(&shard, &[Kind::LogStart]).await
+        .call(shard, CONTROLLER_SHARD, move |shard| async move {
+            shard.checkpoints.write(&shard, &[kind]).await
         });
     call.await
+}
+
+/// Resolves when the log start offsets of now are on stable storage. Of use on any core.
+pub async fn make_log_starts_durable(shard: &Rc<Shard>) -> io::Result<()> {
+    make_durable(shard, Kind::LogStart).await
 }
 
 /// Forgets what is said of topics that no longer exist, before their names are given to others.
@@ -216,6 +236,7 @@ mod tests {
             recovery_point: Offset(offset),
             log_start: Offset(offset),
             high_watermark: Offset(offset),
+            first_dirty: Some(Offset(offset)),
         }
     }
 

@@ -2,6 +2,7 @@
 //! It is the state that handlers work on; it decides nothing of Kafka's itself.
 
 pub mod checkpoints;
+pub mod cleaner;
 pub mod coordinators;
 pub mod held;
 pub mod mesh;

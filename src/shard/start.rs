@@ -30,7 +30,7 @@ use crate::net::seats::{Bounds, Connections};
 use crate::net::{listener, live};
 use crate::protocol::{Str, Uuid};
 use crate::shard::mesh::{self, Mesh, MeshEnds};
-use crate::shard::{Broker, Shard, checkpoints, coordinators, sync};
+use crate::shard::{Broker, Shard, checkpoints, cleaner, coordinators, sync};
 use crate::stages::tasks::{self, Task};
 
 /// Memory that glommio registers for its own files, of which there are none: its least.
@@ -418,6 +418,7 @@ fn accept(shard: Rc<Shard>) {
     }
     tasks::spawn(Task::UPKEEP, live::sweep(shard.clone())).detach();
     tasks::spawn(Task::GROUPS, coordinators::keep_time(shard.clone())).detach();
+    tasks::spawn(Task::CLEANER, cleaner::run(shard.clone())).detach();
     tasks::spawn(Task::UPKEEP, shard.tick()).detach();
 }
 

@@ -18,6 +18,7 @@ use crate::ids::{Offset, PartitionIndex};
 use crate::io::timer;
 use crate::io::{Disk, clock, entropy};
 use crate::log::checkpoints::PartitionMetadata;
+use crate::log::compaction::Compaction;
 use crate::log::directory::{self, Folder, FoundLog};
 use crate::log::journal::JournalKey;
 use crate::log::{Log, LogError, LogSettings, Opening, Recovered};
@@ -304,7 +305,7 @@ pub async fn close_all(shard: &Rc<Shard>) -> bool {
 pub fn log_settings(config: &TopicConfig) -> LogSettings {
     LogSettings {
         segment_bytes: config.segment_bytes,
-        segment_ms: config.segment_ms as i64,
+        segment_ms: segment_ms(config),
         segment_jitter_ms: config.segment_jitter_ms as i64,
         // What is only compacted stays for ever.
         retention_ms: if config.delete {
@@ -325,5 +326,20 @@ pub fn log_settings(config: &TopicConfig) -> LogSettings {
         flush_policy: config.flush_policy,
         preallocate: config.preallocate,
         may_have_gaps: config.compact,
+        compaction: config.compact.then_some(Compaction {
+            delete_retention_ms: config.delete_retention_ms,
+            min_cleanable_dirty_ratio: config.min_cleanable_dirty_ratio,
+            min_compaction_lag_ms: config.min_compaction_lag_ms,
+            max_compaction_lag_ms: config.max_compaction_lag_ms,
+        }),
+    }
+}
+
+/// What is to be cleaned in time must be sealed before (KIP-354).
+fn segment_ms(config: &TopicConfig) -> i64 {
+    let segment_ms = config.segment_ms as i64;
+    match config.compact && config.max_compaction_lag_ms > 0 {
+        true => segment_ms.min(config.max_compaction_lag_ms),
+        false => segment_ms,
     }
 }

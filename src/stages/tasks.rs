@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::time::Duration;
 
 use zerocopy::FromZeros;
 
@@ -19,7 +20,7 @@ const STALL_NANOS: u64 = 1_000_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Task(usize);
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "receive",
     "send",
     "log",
@@ -33,6 +34,7 @@ const NAMES: [&str; 13] = [
     "deletion",
     "admin",
     "groups",
+    "cleaner",
 ];
 
 impl Task {
@@ -54,6 +56,8 @@ impl Task {
     pub const ADMIN: Task = Task(11);
     /// Loads group coordinators, tells them the time, and lets their answers out.
     pub const GROUPS: Task = Task(12);
+    /// Compacts logs.
+    pub const CLEANER: Task = Task(13);
 
     /// Requests of one kind, apart from what the connection does for them.
     pub fn of_api(key: i16) -> Task {
@@ -152,6 +156,11 @@ fn watch<T>(task: Task, poll: impl FnOnce() -> T) -> T {
     result
 }
 
+/// How long tasks of this kind have held this core, up to the last that paused.
+pub fn held(task: Task) -> Duration {
+    Duration::from_nanos(core().tasks.used[task.0].nanos.get())
+}
+
 /// The same future, watched.
 pub fn watched<F: Future + Unpin>(task: Task, mut work: F) -> impl Future<Output = F::Output> {
     poll_fn(move |context| watch(task, || Pin::new(&mut work).poll(context)))
@@ -168,8 +177,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures::FutureExt;
 
     use super::*;

@@ -29,13 +29,14 @@ impl Recovery<'_> {
     ) -> io::Result<()> {
         let mut expected = found.segments[first].base;
         let mut last_kept: Option<Rc<Segment>> = None;
+        let mut is_torn = false;
         for (number, next) in found.segments[first..].iter().enumerate() {
             if let Some(torn) = last_kept.as_ref().filter(|_| next.base > expected) {
                 self.fill(torn, next.base, producers, epochs).await?;
                 expected = torn.next_offset.get();
             }
-            let is_gap = next.base > expected;
-            if next.base < expected || (is_gap && !self.settings.may_have_gaps) {
+            let is_hole = next.base > expected && !self.may_begin_behind_a_gap(next.base, is_torn);
+            if next.base < expected || is_hole {
                 // From the last back, so that a crash in here leaves no hole.
                 for gone in found.segments[first + number..].iter().rev() {
                     self.remove_segment(gone.base).await?;
@@ -47,6 +48,7 @@ impl Recovery<'_> {
                 self.seal_scanned(&sealed, producers).await?;
             }
             let segment = Rc::new(self.scan(next, producers, epochs).await?);
+            is_torn = u64::from(segment.size.get()) < next.length;
             expected = segment.next_offset.get();
             segments.push_back(segment.clone());
             last_kept = Some(segment);
@@ -61,6 +63,16 @@ impl Recovery<'_> {
             segments.push_back(last.clone());
         }
         Ok(())
+    }
+
+    /// Whether the gap before the segment at `base` is a cleaning's. A crash may have taken the end of the one before, while
+    /// this one's beginning, of a later write, survived; but then the one before was never finished.
+    fn may_begin_behind_a_gap(&self, base: Offset, before_is_torn: bool) -> bool {
+        let is_below_point = match self.opening.recovery_point {
+            Some(point) => base <= point,
+            None => self.opening.first_dirty.is_some() && !before_is_torn,
+        };
+        self.settings.may_have_gaps && (is_below_point || self.finished.contains(&base))
     }
 
     /// Puts what the journals have of the log behind a segment's end, below `limit`, into it. True if there is more for

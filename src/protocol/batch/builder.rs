@@ -8,7 +8,8 @@ use crate::protocol::compression::{Codec, compress};
 
 use super::records::RecordHeader;
 use super::{
-    BatchHeader, CONTROL, HEADER_BYTES, LENGTH_END, LOG_APPEND_TIME, MAGIC, TRANSACTIONAL, seal,
+    BatchHeader, CONTROL, DELETE_HORIZON, HEADER_BYTES, LENGTH_END, LOG_APPEND_TIME, MAGIC,
+    TRANSACTIONAL, seal,
 };
 
 /// Gathers records, then makes one batch of them.
@@ -30,6 +31,7 @@ pub struct BatchBuilder {
     base_timestamp: Option<TimestampMs>,
     max_timestamp: TimestampMs,
     log_append_time: Option<TimestampMs>,
+    last_offset_delta: i32,
     codec: Codec,
     level: Option<i32>,
     base_offset: Offset,
@@ -56,6 +58,7 @@ impl BatchBuilder {
             base_timestamp: None,
             max_timestamp: -1,
             log_append_time: None,
+            last_offset_delta: 0,
             codec: Codec::None,
             level: None,
             base_offset: Offset(0),
@@ -103,6 +106,25 @@ impl BatchBuilder {
     pub fn log_append_time(mut self, now: TimestampMs) -> BatchBuilder {
         self.attributes |= LOG_APPEND_TIME;
         self.log_append_time = Some(now);
+        self
+    }
+
+    /// The batch ends here at least, though its last records may have been cleaned away.
+    pub fn last_offset_delta(mut self, delta: i32) -> BatchBuilder {
+        self.last_offset_delta = delta;
+        self
+    }
+
+    /// The largest timestamp is this at least.
+    pub fn max_timestamp(mut self, timestamp: TimestampMs) -> BatchBuilder {
+        self.max_timestamp = timestamp;
+        self
+    }
+
+    /// When the cleaner may drop the batch's tombstones (KIP-534); to be said before the first record.
+    pub fn delete_horizon(mut self, horizon_ms: TimestampMs) -> BatchBuilder {
+        self.attributes |= DELETE_HORIZON;
+        self.base_timestamp = Some(horizon_ms);
         self
     }
 
@@ -192,7 +214,9 @@ impl BatchBuilder {
             magic: MAGIC,
             crc: 0.into(),
             attributes: (self.attributes | self.codec.id()).into(),
-            last_offset_delta: (self.next_offset_delta - 1).max(0).into(),
+            last_offset_delta: (self.next_offset_delta - 1)
+                .max(self.last_offset_delta)
+                .into(),
             base_timestamp: self.base_timestamp.unwrap_or(-1).into(),
             max_timestamp: self.log_append_time.unwrap_or(self.max_timestamp).into(),
             producer_id: self.producer_id.0.into(),
