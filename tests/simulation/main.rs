@@ -1,6 +1,7 @@
 //! `world`: a few logs and the journals of their cores against a simulated disk: random appends, reads, rolls,
 //! retention, ticks, topics deleted and made again, then a power cut, a kill -9 or a clean stop at any point, recovery
 //! (perhaps crashing too, perhaps on another number of cores), and a full comparison with a model.
+//! `compaction`: a log of few keys, cleaned again and again, with crashes between any two steps of it.
 //! `groups`: a group of the classic protocol on a simulated network; `consumer_groups`: one whose members move between
 //! that and the consumer protocol. One seed is one run, replayed by its number:
 //!
@@ -9,6 +10,7 @@
 //! COATI_SEEDS=20000 cargo test --profile simulation --features simulation --test simulation
 //! ```
 
+mod compaction;
 mod consumer_groups;
 mod groups;
 mod model;
@@ -41,6 +43,35 @@ fn run(seed: u64, sabotage: Sabotage) -> Result<(), String> {
         println!("{:#?}", world.trace());
     }
     outcome
+}
+
+/// One run of a compacted log.
+fn run_compaction(seed: u64, sabotage: Sabotage) -> Result<(), String> {
+    let mut world = compaction::World::new(seed, sabotage);
+    let outcome = unpanicked(|| world.run());
+    if number_from("COATI_SEED").is_some() {
+        println!("{}", world.trace().join("\n"));
+    }
+    outcome
+}
+
+#[test]
+fn a_compacted_log_keeps_the_last_of_each_key() {
+    holds(|seed| run_compaction(seed, Sabotage::None));
+}
+
+#[test]
+fn a_segment_swapped_in_before_it_is_synced_is_found_out() {
+    let mut seeds = 0..SEEDS_TO_FIND_A_FAULT;
+    let found = seeds.find(|seed| run_compaction(*seed, Sabotage::SwapBeforeSync).is_err());
+    assert!(found.is_some(), "swapped before the sync, unnoticed");
+}
+
+#[test]
+fn a_cleaning_that_counts_what_was_aborted_is_found_out() {
+    let mut seeds = 0..SEEDS_TO_FIND_A_FAULT;
+    let found = seeds.find(|seed| run_compaction(*seed, Sabotage::CountAborted).is_err());
+    assert!(found.is_some(), "aborted records counted, unnoticed");
 }
 
 /// One run of a group.

@@ -28,8 +28,6 @@ pub struct Model {
     pub start: Offset,
     /// All below was answered as deleted: it must not come back.
     pub gone: Offset,
-    /// What was to come back at the last start.
-    pub promised: Offset,
     /// It was not open in the last life.
     pub slept: bool,
     pub epoch: LeaderEpoch,

@@ -1,7 +1,6 @@
 //! One run: lives of a few logs and their journals between crashes, with everything random from one seed.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -19,10 +18,10 @@ use coati::log::journal::{Journal, JournalKey, JournalLimits};
 use coati::log::{
     FlushPolicy, Log, LogContext, LogError, LogSettings, Opening, Sabotage, TailBudget, WriteLimits,
 };
-use coati::protocol::{Records, Uuid, batch};
+use coati::protocol::{Records, Uuid};
 use futures::lock::Mutex;
 
-use crate::model::{Model, ModelBatch};
+use crate::model::Model;
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -647,7 +646,6 @@ impl World {
         } else {
             model.written.max(model.durable)
         };
-        model.promised = promised;
         let recovered = log.end_offset();
         let name = topic.name;
         self.trace.push(format!("recovered {name} {recovered}"));
@@ -724,9 +722,6 @@ type SharedModel = Rc<RefCell<Model>>;
 
 fn check_log(executor: &mut Executor, checked: &SharedModel, log: &Rc<Log>) -> Result<(), String> {
     let (start, end) = (log.start_offset(), log.end_offset());
-    if log.settings().may_have_gaps {
-        forgive_holes(executor, checked, log)?;
-    }
     let reader = log.clone();
     let model = checked.clone();
     let read = async move {
@@ -739,9 +734,6 @@ fn check_log(executor: &mut Executor, checked: &SharedModel, log: &Rc<Log>) -> R
                 return Err(format!("after recovery: {problem}"));
             }
             let length = records.len();
-            if length == 0 && reader.settings().may_have_gaps {
-                break;
-            }
             let mut seen = 0;
             let from = at;
             for batch in model.batches.iter().filter(|batch| batch.next > from) {
@@ -759,7 +751,7 @@ fn check_log(executor: &mut Executor, checked: &SharedModel, log: &Rc<Log>) -> R
     let expected = model.producers();
     let found = log.producers().borrow();
     if found.encode_snapshot() != expected.encode_snapshot()
-        || (found.end_offset() != expected.end_offset() && !log.settings().may_have_gaps)
+        || found.end_offset() != expected.end_offset()
     {
         return Err(format!("producers are {found:?}, not {expected:?}"));
     }
@@ -777,45 +769,6 @@ fn check_log(executor: &mut Executor, checked: &SharedModel, log: &Rc<Log>) -> R
             ));
         }
     }
-    Ok(())
-}
-
-/// A log that may have gaps keeps what lies behind a torn segment: batches may be missing that were not promised.
-fn forgive_holes(
-    executor: &mut Executor,
-    model: &SharedModel,
-    log: &Rc<Log>,
-) -> Result<(), String> {
-    let (start, end) = (log.start_offset(), log.end_offset());
-    let reader = log.clone();
-    let found = executor.run(async move {
-        let (mut at, mut found) = (start, BTreeSet::new());
-        while at < end {
-            let records = reader.read(at, end, 10_000, true).await;
-            let records = records.map_err(|error| format!("reading {at}: {error}"))?;
-            let before = at;
-            for batch in batch::batches(&records.to_bytes()).map_while(Result::ok) {
-                found.insert(batch.base_offset());
-                at = batch.last_offset().plus(1);
-            }
-            if at == before {
-                break; // A hole up to the end.
-            }
-        }
-        Ok::<_, String>(found)
-    })?;
-    let model = &mut *model.borrow_mut();
-    let promised = model.promised;
-    let is_there = |batch: &ModelBatch| batch.next <= start || found.contains(&batch.base);
-    let mut missing = model.batches.iter().filter(|batch| !is_there(batch));
-    if let Some(lost) = missing.find(|batch| batch.next <= promised) {
-        return Err(format!(
-            "lost: {} was promised, as all below {promised}",
-            lost.base
-        ));
-    }
-    model.batches.retain(is_there);
-    model.begins = end;
     Ok(())
 }
 
