@@ -84,6 +84,11 @@ impl Broker {
         broker
     }
 
+    /// Where it keeps its data.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// Where its admin endpoint is.
     pub fn admin(&self) -> SocketAddr {
         address_in(&self.wait_for_line("admin endpoint")[0])

@@ -1,17 +1,23 @@
 //! Members of groups that say too much, too often, or leave while they are waited for; others do not notice.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coati::io::clock;
 use coati::protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use coati::protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use coati::protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use coati::protocol::messages::{
-    ConsumerGroupHeartbeatRequest, DescribeGroupsRequest, FindCoordinatorRequest, HeartbeatRequest,
-    JoinGroupRequest, JoinGroupResponse, SyncGroupRequest,
+    ConsumerGroupHeartbeatRequest, DeleteGroupsRequest, DescribeGroupsRequest,
+    FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse,
+    OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest,
 };
 use coati::protocol::{ErrorCode, Str};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, PATIENCE};
 use crate::client::*;
 
 /// The last JoinGroup that needs no member id first.
@@ -206,4 +212,105 @@ fn endless_joins_fill_one_group_and_no_other() {
     }
     drop(crowd);
     well.beats();
+}
+
+/// Consumed by whoever commits much.
+const WIDE: &str = "wide";
+
+/// Asks until the coordinator has loaded its groups.
+fn committed(client: &mut Client, group: &str, partitions: i32) -> Vec<i64> {
+    let request = OffsetFetchRequest {
+        group_id: Str::copied(group),
+        topics: Some(vec![OffsetFetchRequestTopic {
+            name: WIDE.into(),
+            partition_indexes: (0..partitions).collect(),
+        }]),
+        ..OffsetFetchRequest::default()
+    };
+    let began = clock::now();
+    loop {
+        let answer = client.call(&request, 7);
+        if answer.error_code != ErrorCode::CoordinatorLoadInProgress.code() {
+            assert_eq!(answer.error_code, 0);
+            let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            return partitions
+                .map(|partition| partition.committed_offset)
+                .collect();
+        }
+        assert!(began.elapsed() < PATIENCE, "the groups are not loaded");
+    }
+}
+
+/// With as much beside each offset as a member may say.
+fn commit(client: &mut Client, group: &str, partitions: i32, offset: i64) {
+    let partitions = (0..partitions).map(|index| OffsetCommitRequestPartition {
+        partition_index: index,
+        committed_offset: offset,
+        committed_metadata: Some("m".repeat(4096).into()),
+        ..OffsetCommitRequestPartition::default()
+    });
+    let request = OffsetCommitRequest {
+        group_id: Str::copied(group),
+        generation_id_or_member_epoch: -1,
+        group_instance_id: None,
+        topics: vec![OffsetCommitRequestTopic {
+            name: WIDE.into(),
+            partitions: partitions.collect(),
+            ..OffsetCommitRequestTopic::default()
+        }],
+        ..OffsetCommitRequest::default()
+    };
+    let answer = client.call(&request, 8);
+    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    let codes: BTreeSet<_> = partitions.map(|partition| partition.error_code).collect();
+    assert_eq!(codes, BTreeSet::from([0]));
+}
+
+/// What the segments of the offsets' only partition come to. Of one that is being replaced nobody knows.
+fn stored_bytes(broker: &Broker) -> u64 {
+    let files = std::fs::read_dir(broker.data().join("__consumer_offsets-0")).expect("it is there");
+    let files = files.map(|file| file.expect("the folder can be read").path());
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .filter_map(|path| path.metadata().ok())
+        .map(|metadata| metadata.len())
+        .sum()
+}
+
+#[test]
+fn commits_outlive_the_cleaning_of_their_topic_and_a_kill() {
+    const PARTITIONS: i32 = 20;
+    const COMMIT_BYTES: u64 = PARTITIONS as u64 * 4096;
+    let settings = [
+        "offsets.topic.num.partitions=1",
+        "offsets.topic.segment.bytes=1048576",
+        "log.cleaner.backoff.ms=50",
+        "log.cleaner.min.cleanable.ratio=0.1",
+    ];
+    let (mut broker, mut client) = prepared(&settings);
+    client.create_topic(WIDE, PARTITIONS);
+    assert_eq!(committed(&mut client, "gone", 1), [-1]);
+    commit(&mut client, "gone", PARTITIONS, 5);
+    let delete = DeleteGroupsRequest {
+        groups_names: vec!["gone".into()],
+    };
+    assert_eq!(client.call(&delete, 2).results[0].error_code, 0);
+    let began = clock::now();
+    let mut written = 0;
+    // Segments are preallocated, at most two of them.
+    let room = 2 * 1_048_576;
+    while written < 8 * room / COMMIT_BYTES as i64 || stored_bytes(&broker) > 2 * room as u64 {
+        written += 1;
+        commit(&mut client, "g", PARTITIONS, written);
+        assert!(began.elapsed() < PATIENCE, "the commits are not compacted");
+    }
+    broker.signal("KILL");
+    broker.wait();
+    let broker = broker.start_again();
+    let mut client = Client::connect(broker.address);
+    assert_eq!(
+        committed(&mut client, "g", PARTITIONS),
+        [written; PARTITIONS as usize]
+    );
+    assert_eq!(committed(&mut client, "gone", 1), [-1]);
 }
