@@ -5,7 +5,8 @@
 First part: a topic of several segments with every codec, written by an idempotent kcat; then Coati stops cleanly, or is killed and
 recovers, and DumpLogSegments goes through every log, index, time index and producer snapshot, and through the metadata log and its
 snapshots, without a complaint. Second part: Apache Kafka writes the same, and transactions; its files are put in place in a
-folder of Coati's, which must serve them byte for byte, with and without the mark of a clean stop.
+folder of Coati's, which must serve them byte for byte, with and without the mark of a clean stop. Between them: a compacted topic, whose
+cleaned segments the dump tool reads as well.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "lib")]
@@ -171,6 +173,50 @@ def written_by_coati(cores: int | None):
         dumped(server, "after a crash, its recovery and a stop")
 
 
+def compacted_by_coati(cores: int | None):
+    """A few keys written over and over: what the cleaner leaves is as right to the dump tool, and to a start after a crash."""
+    with broker.Broker("coati", SETTINGS | {"log.cleaner.backoff.ms": "100"}, cores) as server:
+        create(server, TOPIC, segment_bytes=SEGMENT_BYTES, cleanup_policy="compact", min_cleanable_dirty_ratio="0.01")
+        source = random.Random(7)
+        lines = "".join(f"key{i % 500}:{source.randbytes(100).hex() * 4}\n" for i in range(4 * RECORDS_A_CODEC))
+        for codec in ("none", "zstd"):
+            run(["kcat", "-b", server.bootstrap, "-P", "-t", TOPIC, "-p", "0", "-K", ":", "-z", codec, "-X", "enable.idempotence=true",
+                 "-X", "batch.num.messages=40"], lines.encode())
+        folder = server.data / f"{TOPIC}-0"
+        bytes_of = lambda: sum(path.stat().st_size for path in folder.glob("*.log"))
+        written = len(lines)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while bytes_of() > written // 2:
+            check(time.monotonic() < deadline, f"{bytes_of()} bytes are left of {written}")
+            time.sleep(0.1)
+        before = last_of_each(server)
+        check(len(before) == 500, f"{len(before)} keys are left")
+        server.kill()
+        server.start()
+        check(last_of_each(server) == before, "other values after the crash")
+        check(server.stop() == 0, "the stop was not clean")
+        logs = sorted(folder.glob("*.log"))
+        printed = run(broker.tool_command("org.apache.kafka.tools.DumpLogSegments", "--files", ",".join(map(str, logs)), "--deep-iteration"))
+        # Gaps are what compaction leaves; the tool lists them under this heading.
+        said = re.sub(r"^\| .*\n", "", re.sub(r"^Non-consecutive offsets in .*\n(  \d+ is followed by \d+\n|  -1 is followed by \d+\n)*", "", printed,
+                                              flags=re.MULTILINE), flags=re.MULTILINE)
+        complaint = COMPLAINTS.search(said)
+        check(complaint is None, f"{said[max(0, (complaint.start() if complaint else 0) - 300):][:1500]}")
+        for ending in ("index", "timeindex"):
+            files = sorted(folder.glob(f"*.{ending}"))
+            # What has been cleaned to a few bytes needs no entry.
+            passed = re.findall(r"passed sanity check|is empty", dump(files, "--index-sanity-check"))
+            check(len(passed) == len(files), f"{ending} sanity")
+            dump(files)
+        print(f"pass format compacted: {len(logs)} logs, {bytes_of()} bytes of {2 * written} written", flush=True)
+
+
+def last_of_each(server: broker.Broker) -> dict[str, str]:
+    """By key, as a consumer reads it."""
+    lines = run(["kcat", "-b", server.bootstrap, "-C", "-t", TOPIC, "-p", "0", "-o", "beginning", "-e", "-q", "-K", ":"]).splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
 def adopt(server: broker.Broker, source: pathlib.Path, clean: bool):
     """Puts Apache Kafka's files of the topic in the place of Coati's own; its topic id stays."""
     target = server.data / f"{TOPIC}-0"
@@ -238,7 +284,7 @@ def main():
     arguments.add_argument("--cores", type=int)
     options = arguments.parse_args()
     failed = 0
-    for part in (written_by_coati, written_by_kafka):
+    for part in (written_by_coati, compacted_by_coati, written_by_kafka):
         try:
             part(options.cores)
         except Exception as error:  # Whatever it is, it is this part's result.

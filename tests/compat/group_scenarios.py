@@ -194,6 +194,8 @@ def find_coordinator(run):
     run.each("of an unknown kind", "FindCoordinator", one("g", 9), range(1, 7))
     run.each("of several", "FindCoordinator", {"CoordinatorKeys": ["a", "b", "a"], "KeyType": 0}, range(4, 7))
     run.each("of none", "FindCoordinator", {"CoordinatorKeys": [], "KeyType": 0}, range(4, 7))
+    run.each("of the offsets", "DeleteRecords", {"TimeoutMs": 10000, "Topics": [
+        {"Name": "__consumer_offsets", "Partitions": [{"PartitionIndex": 0, "Offset": -1}]}]})
 
 
 @scenario

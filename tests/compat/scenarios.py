@@ -134,6 +134,7 @@ def create_topics(run):
     each("assignment twice the same partition", **missing,
          Assignments=[{"PartitionIndex": 0, "BrokerIds": [0]}, {"PartitionIndex": 0, "BrokerIds": [0]}])
     for name, value in (("no.such.setting", "1"), ("retention.ms", "abc"), ("retention.ms", "-2"), ("cleanup.policy", "nonsense"),
+                        ("cleanup.policy", "compact"), ("cleanup.policy", "delete,compact"),
                         ("compression.type", "zip"), ("min.insync.replicas", "0"), ("retention.ms", None), ("segment.bytes", "1"),
                         ("max.message.bytes", "-1"), ("message.timestamp.type", "Never"), ("unclean.leader.election.enable", "maybe"),
                         ("compression.zstd.level", "99"), ("retention.ms", ""), ("preallocate", "TRUE"), ("index.interval.bytes", " 12 ")):
@@ -318,6 +319,8 @@ def produce_settings(run):
         create(run, f"ps-small-{version}", max_message_bytes=100)
         create(run, f"ps-plain-{version}", compression_type="uncompressed")
         create(run, f"ps-isr-{version}", min_insync_replicas=2)
+        # Apache Kafka's cleaner would soon delete by the age that these records claim.
+        create(run, f"ps-compact-{version}", cleanup_policy="compact,delete" if version == 9 else "compact", retention_ms=-1)
         ask = lambda label, topic, records, **options: run.ask(
             label, "Produce", version, produce_body(run, version, f"ps-{topic}-{version}", records, **options))
         ask("log append time", "time", batch([b"x", b"y"], timestamp=TIME))
@@ -331,7 +334,12 @@ def produce_settings(run):
         ask("decompressed", "plain", batch([b"aaaa" * 30, (b"k", b"v", [(b"h", b"w")])], timestamp=TIME, step=4, codec="gzip"))
         ask("too few in sync, acks all", "isr", batch([b"x"], timestamp=TIME), acks=-1)
         ask("too few in sync, acks 1", "isr", batch([b"x"], timestamp=TIME), acks=1)
-        for topic in ("time", "plain", "small", "isr"):
+        ask("no key in a compacted topic", "compact", batch([b"x", b"y", b"z", b"w"], timestamp=TIME))
+        ask("one of two without key", "compact", batch([(b"k", b"v", ()), b"x"], timestamp=TIME))
+        ask("no key, gzip", "compact", batch([b"x"], timestamp=TIME, codec="gzip"))
+        ask("an empty key", "compact", batch([(b"", b"v", ())], timestamp=TIME))
+        ask("a key and a tombstone", "compact", batch([(b"k", b"v", ()), (b"k", None, ())], timestamp=TIME))
+        for topic in ("time", "plain", "small", "isr", "compact"):
             fetch_all(run, f"{topic} v{version}", f"ps-{topic}-{version}")
     create(run, "ps-bomb", compression_type="uncompressed")
     run.ask("gzip of nonsense, to be decompressed", "Produce", 9, produce_body(run, 9, "ps-bomb", batch([b"x"], attributes=1, timestamp=TIME)))
@@ -578,6 +586,11 @@ def delete_records(run):
         ask("unknown topic", 0, name="nowhere")
         ask("bad name", 0, name="a b")
         ask("an empty partition", -1, partition=1)
+        create(run, f"dr-compact-{version}", cleanup_policy="compact")
+        create(run, f"dr-both-{version}", cleanup_policy="compact,delete")
+        ask("a compacted topic", 0, name=f"dr-compact-{version}")
+        ask("a compacted topic, past the end", 9, name=f"dr-compact-{version}")
+        ask("compacted and deleted", 0, name=f"dr-both-{version}")
         run.ask(f"offsets afterwards v{version}", "ListOffsets", 8, {"ReplicaId": -1, "Topics": [{"Name": topic, "Partitions": [
             {"PartitionIndex": 0, "Timestamp": timestamp} for timestamp in (-1,)]}]})
         run.ask(f"start afterwards v{version}", "ListOffsets", 8, {"ReplicaId": -1, "Topics": [{"Name": topic, "Partitions": [
