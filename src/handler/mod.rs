@@ -135,6 +135,14 @@ impl Header {
         !matches!(self.fields.api_key, ProduceRequest::KEY | FetchRequest::KEY)
     }
 
+    /// Whether members send it again and again just to be known alive: a millisecond more or less is nothing to them.
+    pub fn is_heartbeat(&self) -> bool {
+        matches!(
+            self.fields.api_key,
+            HeartbeatRequest::KEY | ConsumerGroupHeartbeatRequest::KEY
+        )
+    }
+
     /// The request begins, which came whole with the receive that ended then.
     pub fn on_begin(&mut self, received: Option<Ticks>) {
         self.timing = Timing::begin(self.fields.api_key, received);

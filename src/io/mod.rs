@@ -15,6 +15,7 @@ mod file_range;
 pub mod probe;
 pub mod process;
 pub mod ring;
+mod seldom;
 #[cfg(feature = "simulation")]
 pub mod simulated;
 pub mod socket;

@@ -12,12 +12,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::AppendBuffer;
+use super::seldom::Seldom;
 use super::timer::Timers;
 use super::turn::{self, Answering};
 use super::watch::Watches;
@@ -115,6 +116,7 @@ pub(super) struct Ring {
     /// Operations that the kernel has.
     in_flight: Cell<usize>,
     pub(super) watches: RefCell<Watches>,
+    pub(super) seldom: RefCell<Seldom>,
     pub(super) timers: RefCell<Timers>,
     pub(super) answering: RefCell<Option<Answering>>,
 }
@@ -137,6 +139,7 @@ impl Ring {
             queued: RefCell::default(),
             in_flight: Cell::new(0),
             watches: RefCell::default(),
+            seldom: RefCell::default(),
             timers: RefCell::default(),
             answering: RefCell::default(),
         })
@@ -288,6 +291,18 @@ impl Ring {
             }
             Slot::Free | Slot::Done { .. } => unreachable!("a completion without operation"),
         }
+    }
+
+    /// Looks after what is looked after seldom. Whether that woke a task.
+    pub(super) fn look_seldom(&self, now: Instant) -> bool {
+        let mut wakers = Vec::new();
+        self.seldom.borrow_mut().look(now, |index, events| {
+            let woken = self.watches.borrow_mut().on_seldom(index, events);
+            wakers.extend(woken.into_iter().flatten());
+        });
+        let woken = !wakers.is_empty();
+        wakers.into_iter().for_each(Waker::wake);
+        woken
     }
 
     fn on_watched(&self, index: usize, entry: &cqueue::Entry) -> [Option<Waker>; 2] {

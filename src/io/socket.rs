@@ -151,6 +151,12 @@ impl Socket {
         Ok(())
     }
 
+    /// Whether nobody minds if what comes next is seen some milliseconds later. On a core with many sockets it then is,
+    /// with that of others.
+    pub fn set_unhurried(&self, unhurried: bool) {
+        self.watch.set_unhurried(unhurried);
+    }
+
     /// Resolves when there may be something to receive, or the peer has gone.
     pub async fn readable(&self) {
         self.watch.ready(Way::In).await;
@@ -460,6 +466,32 @@ mod tests {
                 }
             };
             futures::join!(sending, receiving);
+        });
+    }
+
+    #[test]
+    fn among_many_what_nobody_hurries_about_is_seen_and_so_is_the_next_that_somebody_does() {
+        on_two_ends(async |here, there| {
+            let others: Vec<_> = (0..600)
+                .map(|_| {
+                    let stream = here.stream.try_clone().unwrap();
+                    (Watch::both_ways(&stream), stream)
+                })
+                .collect();
+            let mut received = BytesMut::with_capacity(1000);
+            for round in 0..20 {
+                here.set_unhurried(round % 3 != 2);
+                if round % 2 == 0 {
+                    timer::sleep(Duration::from_millis(1)).await;
+                }
+                send_all(&there, b"beat").await;
+                assert_eq!(here.receive(&mut received).await.unwrap(), 4);
+            }
+            here.set_unhurried(true);
+            drop(there);
+            here.peer_ended().await;
+            assert_eq!(here.receive(&mut received).await.unwrap(), 0);
+            drop(others);
         });
     }
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,11 @@ use super::process;
 use super::ring::{self, Ring};
 use super::watch::Watch;
 
-/// So often the executor looks at what is its own.
+/// So often the executor looks at what is its own, and at what nobody hurries about.
 const BEAT: Duration = Duration::from_millis(10);
+
+/// All threads' beats fall together: what one then has for another finds it awake.
+static FIRST_BEAT: OnceLock<Instant> = OnceLock::new();
 
 /// A task that has more to do lets others run when the turn has lasted so long.
 const TURN_NANOS: u64 = 500_000;
@@ -80,10 +83,17 @@ pub(super) fn drive(ring: Rc<Ring>) {
     .detach();
 }
 
+/// The first beat after `time`.
+pub(super) fn next_beat(time: Instant) -> Instant {
+    let first = *FIRST_BEAT.get_or_init(clock::now);
+    let beats = time.saturating_duration_since(first).as_nanos() / BEAT.as_nanos();
+    first + BEAT * (beats as u32 + 1)
+}
+
 async fn beat(ring: &Ring) -> Result<(), GlommioError<()>> {
     let always_ready = PollableFd::new(event(1)?)?;
     loop {
-        let until = clock::now() + BEAT;
+        let until = next_beat(clock::now());
         // An executor (glommio-ng 0.12) whose preemption timer fires before it begins with its runnable tasks goes
         // to sleep over them, this one included. So something wakes it.
         let mut alarm = Timer::new(2 * BEAT);
@@ -113,7 +123,9 @@ async fn turns(ring: &Ring, until: Instant) {
 
 /// One turn's meeting with the kernel. Whether it woke a task.
 fn turn(ring: &Ring, now: Instant, patience: Option<Duration>) -> bool {
-    let due = ring.timers.borrow().next_due();
+    let next_look = ring.seldom.borrow().next_due();
+    let next_timer = ring.timers.borrow().next_due();
+    let due = next_timer.into_iter().chain(next_look).min();
     let patience = patience.and_then(|patience| {
         let patience = due.map_or(patience, |due| {
             patience.min(due.saturating_duration_since(now))
@@ -144,6 +156,9 @@ fn turn(ring: &Ring, now: Instant, patience: Option<Duration>) -> bool {
         while let Some(waker) = { ring.timers.borrow_mut().take_due(now) } {
             waker.wake();
             woken = true;
+        }
+        if next_look.is_some_and(|look| look <= now) {
+            woken |= ring.look_seldom(now);
         }
     }
     woken

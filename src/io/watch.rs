@@ -1,7 +1,9 @@
 //! Owns what this thread's ring knows of descriptors that it watches: whether there may be something to take, and
 //! whether there may be room to give. One request to the kernel serves a descriptor for all its life: one that
-//! nothing happens on costs nothing.
+//! nothing happens on costs nothing. Where there are many, those that nobody is in a hurry about are put with the
+//! `seldom` ones meanwhile, under another number.
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -23,6 +25,9 @@ pub(super) enum Way {
     Out,
 }
 
+/// With fewer of them each may wake the thread.
+const MANY: usize = 512;
+
 /// The watches of a ring, by number.
 #[derive(Default)]
 pub(super) struct Watches {
@@ -42,8 +47,9 @@ struct State {
     events: u32,
     input: Direction,
     output: Direction,
-    /// The kernel has it.
+    /// The ring has it, in the kernel.
     is_armed: bool,
+    is_seldom: bool,
 }
 
 #[derive(Default)]
@@ -69,6 +75,10 @@ impl Watches {
         });
         self.slots[index] = Slot::Watched(state);
         index
+    }
+
+    fn are_many(&self) -> bool {
+        self.slots.len() - self.free.len() > MANY
     }
 
     fn state(&mut self, index: usize) -> &mut State {
@@ -109,13 +119,23 @@ impl Watches {
         state.is_armed = goes_on || events & BROKEN == 0;
         Told {
             begin_again: (state.is_armed && !goes_on).then_some((state.descriptor, state.events)),
-            wakers: [
-                state.input.on_events(events & INPUT, events & INPUT_OVER),
-                state
-                    .output
-                    .on_events(events & OUTPUT, events & OUTPUT_OVER),
-            ],
+            wakers: state.on_events(events),
         }
+    }
+
+    /// The events of one that is looked after seldom.
+    pub(super) fn on_seldom(&mut self, index: usize, events: u32) -> [Option<Waker>; 2] {
+        self.state(index).on_events(events)
+    }
+}
+
+impl State {
+    fn on_events(&mut self, events: u32) -> [Option<Waker>; 2] {
+        let (input, output) = (events & INPUT, events & OUTPUT);
+        [
+            self.input.on_events(input, events & INPUT_OVER),
+            self.output.on_events(output, events & OUTPUT_OVER),
+        ]
     }
 }
 
@@ -142,7 +162,7 @@ impl Direction {
 /// A descriptor that is watched; the watch must end before the descriptor does.
 pub(super) struct Watch {
     ring: Rc<Ring>,
-    index: usize,
+    index: Cell<usize>,
 }
 
 impl Watch {
@@ -164,9 +184,55 @@ impl Watch {
             input: Direction::default(),
             output: Direction::default(),
             is_armed: true,
+            is_seldom: false,
         });
         ring.begin_watch(index, descriptor, events);
-        Watch { ring, index }
+        Watch {
+            ring,
+            index: index.into(),
+        }
+    }
+
+    /// Whether what happens next may be seen some milliseconds later. Only where there are many is it.
+    pub(super) fn set_unhurried(&self, unhurried: bool) {
+        let (is_seldom, is_armed, many) = {
+            let mut watches = self.ring.watches.borrow_mut();
+            let many = watches.are_many();
+            let state = watches.state(self.index.get());
+            (state.is_seldom, state.is_armed, many)
+        };
+        match (is_seldom, unhurried) {
+            (false, true) if many && is_armed => self.move_to_seldom(),
+            (true, false) => self.move_to_ring(),
+            _ => {}
+        }
+    }
+
+    fn move_to_seldom(&self) {
+        let mut watches = self.ring.watches.borrow_mut();
+        let before = self.index.get();
+        let mut state = watches.end(before);
+        (state.is_armed, state.is_seldom) = (false, true);
+        let (descriptor, events) = (state.descriptor, state.events);
+        let index = watches.add(state);
+        self.index.set(index);
+        self.ring.end_watch(before);
+        let mut seldom = self.ring.seldom.borrow_mut();
+        if seldom.add(descriptor, index, events).is_err() {
+            // The kernel is short of something: it stays with the ring.
+            watches.state(index).is_seldom = false;
+            watches.state(index).is_armed = true;
+            self.ring.begin_watch(index, descriptor, events);
+        }
+    }
+
+    fn move_to_ring(&self) {
+        let mut watches = self.ring.watches.borrow_mut();
+        let state = watches.state(self.index.get());
+        (state.is_armed, state.is_seldom) = (true, false);
+        self.ring.seldom.borrow_mut().remove(state.descriptor);
+        self.ring
+            .begin_watch(self.index.get(), state.descriptor, state.events);
     }
 
     /// Resolves when looking may find something, or the end.
@@ -210,7 +276,7 @@ impl Watch {
 
     fn with<T>(&self, way: Way, act: impl FnOnce(&mut Direction) -> T) -> T {
         let mut watches = self.ring.watches.borrow_mut();
-        let state = watches.state(self.index);
+        let state = watches.state(self.index.get());
         let direction = match way {
             Way::In => &mut state.input,
             Way::Out => &mut state.output,
@@ -221,15 +287,19 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let ended = self.ring.watches.borrow_mut().end(self.index);
+        let index = self.index.get();
+        let ended = self.ring.watches.borrow_mut().end(index);
         if ended.is_armed {
-            self.ring.end_watch(self.index);
+            self.ring.end_watch(index);
+        }
+        if ended.is_seldom {
+            self.ring.seldom.borrow_mut().remove(ended.descriptor);
         }
     }
 }
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Watch({})", self.index)
+        write!(formatter, "Watch({})", self.index.get())
     }
 }

@@ -81,6 +81,8 @@ pub struct Connection {
     closing: Cell<bool>,
     /// Nothing is read because a bound is reached.
     at_bound: Cell<bool>,
+    /// Its last request was a heartbeat: the next is likely to be one.
+    beats: Cell<bool>,
     fetches: RefCell<BTreeMap<SlotId, AbortHandle>>,
     complained: Cell<bool>,
     /// When the peer last took bytes of a response, or had all of them.
@@ -104,6 +106,7 @@ impl Connection {
             reader: AtomicWaker::new(),
             closing: Cell::new(false),
             at_bound: Cell::new(false),
+            beats: Cell::new(false),
             fetches: RefCell::default(),
             complained: Cell::new(false),
             last_taken: Cell::new(clock::now()),
@@ -228,7 +231,7 @@ impl Connection {
                 }
                 self.begin(&context, request).await?;
             }
-            if !self.receive(max).await? {
+            if !self.receive(shard, max).await? {
                 return self.ended();
             }
             self.last_active.set(clock::now());
@@ -245,7 +248,7 @@ impl Connection {
     }
 
     /// Receives at least a byte; `false` when the peer has ended the stream or the connection is closing.
-    async fn receive(&self, max: usize) -> Result<bool, ConnectionError> {
+    async fn receive(&self, shard: &Shard, max: usize) -> Result<bool, ConnectionError> {
         loop {
             self.wait_until(|connection, context| {
                 let inside_frame = !connection.received.borrow().is_empty();
@@ -263,10 +266,15 @@ impl Connection {
                 // A stream that never pauses lets others have their turn.
                 turn::yield_now().await;
             } else {
+                self.socket.set_unhurried(self.beats.get());
+                self.lend_buffer(shard);
                 select(pin!(self.socket.readable()), pin!(self.closing())).await;
             }
             {
                 let mut received = self.received.borrow_mut();
+                if received.capacity() == 0 {
+                    *received = shard.spare_buffer.take();
+                }
                 frame::reserve(&mut received, max, self.receive_bytes.get());
                 let room = received.capacity() - received.len();
                 let began = timing::before_receive();
@@ -279,6 +287,14 @@ impl Connection {
                     return Ok(bytes > 0);
                 }
             }
+        }
+    }
+
+    /// Between heartbeats, whatever receives next on this core may have the buffer: it is warm, and one does for all.
+    fn lend_buffer(&self, shard: &Shard) {
+        let mut received = self.received.borrow_mut();
+        if self.beats.get() && received.is_empty() && received.capacity() > 0 {
+            shard.spare_buffer.set(std::mem::take(&mut *received));
         }
     }
 
@@ -300,6 +316,7 @@ impl Connection {
                 .await;
         }
         header.on_begin(self.received_at.get());
+        self.beats.set(header.is_heartbeat());
         let task = Task::of_api(header.api_key());
         let slot = self.responses.take_slot();
         let begun = match handler::begin(context, header, request) {

@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures::future::join_all;
 use tracing::warn;
 
@@ -87,6 +88,8 @@ pub struct Shard {
     pub producer_ids: ProducerIds,
     pub coordinators: Coordinators,
     pub complaints: Complaints,
+    /// For the next connection that receives and has none.
+    pub spare_buffer: Cell<BytesMut>,
     pub traffic: Traffic,
     /// Of the data folder; on the leading core alone.
     pub checkpoints: Checkpoints,
@@ -117,6 +120,7 @@ impl Shard {
             producer_ids: ProducerIds::default(),
             coordinators: Coordinators::new(clock::now()),
             complaints: Complaints::new(clock::now()),
+            spare_buffer: Cell::default(),
             traffic: Traffic::default(),
             checkpoints: Checkpoints::default(),
             request_memory: RequestBudget::new(request_bytes_max(&broker)),
