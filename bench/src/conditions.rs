@@ -69,7 +69,7 @@ impl Machine {
 }
 
 /// Time that the machine's processors have spent since it started, summed over them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MachineTime {
     pub busy: Duration,
     /// They wanted to run, and the host of this virtual machine let others run.
@@ -77,9 +77,16 @@ pub struct MachineTime {
 }
 
 impl MachineTime {
-    pub fn now() -> MachineTime {
-        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-        MachineTime::of(&stat).unwrap_or_default()
+    /// None where the kernel does not tell.
+    pub fn now() -> Option<MachineTime> {
+        MachineTime::of(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    pub fn since(self, earlier: MachineTime) -> MachineTime {
+        MachineTime {
+            busy: self.busy.saturating_sub(earlier.busy),
+            stolen: self.stolen.saturating_sub(earlier.stolen),
+        }
     }
 
     /// From a text as in /proc/stat.
@@ -138,7 +145,7 @@ mod tests {
         assert_eq!(time.busy, Duration::from_secs(2));
         assert_eq!(time.stolen, Duration::from_millis(700));
         assert_eq!(MachineTime::of("cpu  1 2"), None);
-        assert!(MachineTime::now().busy > Duration::ZERO);
+        assert!(MachineTime::now().unwrap().busy > Duration::ZERO);
     }
 
     #[test]

@@ -218,7 +218,7 @@ pub struct Sample {
     pub received: Volume,
     pub broker: Usage,
     pub own: Usage,
-    pub machine: MachineTime,
+    pub machine: Option<MachineTime>,
 }
 
 impl Sample {

@@ -41,7 +41,7 @@ pub struct Report {
     /// The generator was so busy that it may have been the limit.
     pub generator_bound: bool,
     /// Cores that neither the generator nor, where it runs on the same machine, the broker used: other processes, and
-    /// the kernel on its own account. `None` in reports of before this was told.
+    /// the kernel on its own account. `None` where it is not told.
     #[serde(default)]
     pub others_cores: Option<f64>,
     /// Milliseconds for which the host of this virtual machine kept its processors from running, summed over them. A
@@ -154,11 +154,13 @@ impl Report {
                     .map(|(first, last)| last.saturating_sub(first)),
             }
         });
-        let busy = last.machine.busy.saturating_sub(first.machine.busy);
+        let machine = last.machine.zip(first.machine);
+        let machine = machine.map(|(last, first)| last.since(first));
         let broker_cores = broker.map_or(0.0, |broker| broker.cores);
-        let others_cores = per_second(busy.as_secs_f64()) - generator_cores - broker_cores;
-        let others_cores = others_cores.max(0.0); // Not all is counted at the same moment.
-        let stolen = last.machine.stolen.saturating_sub(first.machine.stolen);
+        let others_cores = machine.map(|machine| {
+            let busy = per_second(machine.busy.as_secs_f64());
+            (busy - generator_cores - broker_cores).max(0.0) // Not all is counted at the same moment.
+        });
         Report {
             conditions,
             open_loop: workload.producer_rate > 0.0,
@@ -177,8 +179,8 @@ impl Report {
             explanation: None,
             generator_cores: round(generator_cores),
             generator_bound: generator_cores > BOUND_CORES,
-            others_cores: Some(round(others_cores)),
-            stolen_ms: Some(round(stolen.as_secs_f64() * 1e3)),
+            others_cores: others_cores.map(round),
+            stolen_ms: machine.map(|machine| round(machine.stolen.as_secs_f64() * 1e3)),
             unread: ending.unread,
             verdict: ending.verdict,
             series: recorder.take_series(),
