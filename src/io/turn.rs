@@ -86,8 +86,8 @@ pub(super) fn drive(ring: Rc<Ring>) {
 /// The first beat after `time`.
 pub(super) fn next_beat(time: Instant) -> Instant {
     let first = *FIRST_BEAT.get_or_init(clock::now);
-    let beats = time.saturating_duration_since(first).as_nanos() / BEAT.as_nanos();
-    first + BEAT * (beats as u32 + 1)
+    let since = time.saturating_duration_since(first).as_nanos() % BEAT.as_nanos();
+    time + BEAT - Duration::from_nanos(since as u64)
 }
 
 async fn beat(ring: &Ring) -> Result<(), GlommioError<()>> {
@@ -299,6 +299,14 @@ mod tests {
         let executor = glommio::LocalExecutorBuilder::default();
         let executor = executor.spawn(|| async { work().await });
         executor.unwrap().join().unwrap()
+    }
+
+    #[test]
+    fn beats_follow_each_other_for_years() {
+        let time = clock::now() + Duration::from_secs(3 * 365 * 86_400);
+        let beat = next_beat(time);
+        assert!(beat > time && beat <= time + BEAT);
+        assert_eq!(next_beat(beat), beat + BEAT);
     }
 
     #[test]
