@@ -3,8 +3,9 @@
 //! do not grow with the partitions. It never decides which appends come here (`dispatch`), and never reads what it wrote:
 //! `replay` does, at the next start, if there was no clean stop.
 //!
-//! The file grows by zones, zeroed before they are used, so that a write changes no metadata of the file system. A zone
-//! is used again when all that lies in it is in synced segments. No block is written twice in one use: a torn write
+//! The file grows by zones, zeroed before they are used, so that a write changes no metadata of the file system. It
+//! doubles each time: the sync behind a growth waits for the file system's own journal, and acknowledgements with it. A
+//! zone is used again when all that lies in it is in synced segments. No block is written twice in one use: a torn write
 //! harms nothing that was acknowledged.
 
 mod dispatch;
@@ -108,10 +109,10 @@ struct State {
     sync_wanted: bool,
     /// Logs with entries that are written and not synced.
     unsynced: Vec<Weak<Log>>,
-    /// A zone more is being zeroed.
+    /// More zones are being zeroed, or synced.
     growing: bool,
-    /// A zone was zeroed, and counts when that is synced.
-    zeroed: bool,
+    /// Zones that were zeroed, and count when that is synced.
+    zeroed: usize,
     settling: bool,
 }
 
@@ -154,7 +155,7 @@ impl Journal {
                 sync_wanted: false,
                 unsynced: Vec::new(),
                 growing: false,
-                zeroed: false,
+                zeroed: 0,
                 settling: false,
             }),
         }))
@@ -300,9 +301,9 @@ impl Journal {
                 lost.extend(written.iter().filter_map(Weak::upgrade));
                 return self.fail("syncing the journal", &error, lost);
             }
-            if zeroed {
+            if zeroed > 0 {
                 let state = &mut *self.0.state.borrow_mut();
-                state.zones.add();
+                state.zones.add(zeroed);
                 state.growing = false;
             }
             for (upto, log) in waiting {
@@ -334,7 +335,7 @@ impl Journal {
         }
     }
 
-    /// Adds a zone before the last is full, and frees zones before all are used.
+    /// Adds zones before the last is full, and frees zones before all are used.
     fn keep_room(&self, is_full: bool) {
         let (grow, settle) = {
             let state = &mut *self.0.state.borrow_mut();
@@ -404,7 +405,7 @@ impl Journal {
         let block = header.encode();
         file.write_at(vec![block.slice(0..BLOCK)], 0).await?;
         let mut zones = Zones::new(header.generation, header.zone_bytes);
-        self.zero(&file, zones.start_of(0)).await?;
+        self.zero(&file, zones.start_of(0), 1).await?;
         file.sync_data().await?;
         let folder = self
             .0
@@ -412,42 +413,48 @@ impl Journal {
             .parent()
             .expect("a journal lies in a data folder");
         self.0.disk.sync_dir(folder).await?;
-        zones.add();
+        zones.add(1);
         Ok((file, zones))
     }
 
-    async fn zero(&self, file: &File, start: u64) -> io::Result<()> {
-        let zone_bytes = u64::from(self.0.limits.zone_bytes);
-        match file.allocate(start, zone_bytes).await {
+    /// Makes `count` zones of zeroes, the first of which begins at `start`.
+    async fn zero(&self, file: &File, start: u64, count: usize) -> io::Result<()> {
+        let length = count as u64 * u64::from(self.0.limits.zone_bytes);
+        match file.allocate(start, length).await {
             Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
             _ => {}
         }
-        let piece = ZEROES_BYTES.min(zone_bytes as usize);
+        let piece = ZEROES_BYTES.min(length as usize);
         let mut zeroes = AppendBuffer::with_capacity(piece);
         zeroes.append(&vec![0; piece]);
         let mut done = 0;
-        while done < zone_bytes {
-            let length = piece.min((zone_bytes - done) as usize);
-            file.write_at(vec![zeroes.slice(0..length)], start + done)
+        while done < length {
+            let next = piece.min((length - done) as usize);
+            file.write_at(vec![zeroes.slice(0..next)], start + done)
                 .await?;
-            done += length as u64;
+            done += next as u64;
         }
         Ok(())
     }
 
     async fn grow(&self) {
-        let (file, start) = {
+        let (file, start, count) = {
             let state = self.0.state.borrow();
-            let start = state.zones.start_of(state.zones.count());
-            (state.file.clone(), start)
+            let count = state.zones.count();
+            let start = state.zones.start_of(count);
+            (
+                state.file.clone(),
+                start,
+                count.min(state.zones_max - count),
+            )
         };
         let Some(file) = file else { return };
-        let zeroed = self.zero(&file, start).await;
+        let zeroed = self.zero(&file, start, count).await;
         {
             let state = &mut *self.0.state.borrow_mut();
             match zeroed {
                 Ok(()) => {
-                    state.zeroed = true;
+                    state.zeroed = count;
                     state.sync_wanted = true;
                 }
                 Err(error) => {

@@ -69,10 +69,11 @@ impl Zones {
         BLOCK as u64 + number as u64 * u64::from(self.zone_bytes)
     }
 
-    /// One zone more, behind all others; it is zeroed and synced.
-    pub(super) fn add(&mut self) {
-        self.free.push_back(self.zones.len());
-        self.zones.push(Zone::default());
+    /// Zones more, behind all others; they are zeroed and synced.
+    pub(super) fn add(&mut self, count: usize) {
+        let before = self.zones.len();
+        self.zones.resize_with(before + count, Zone::default);
+        self.free.extend(before..self.zones.len());
     }
 
     /// Bytes that one frame may take which needs at least `bytes`, beginning a new zone if need be. None: full.
@@ -131,11 +132,12 @@ impl Zones {
         }
     }
 
-    /// The zone being filled is more than half full, and none is free.
+    /// More than half of all the room is taken.
     pub(super) fn runs_short(&self) -> bool {
+        let zone_bytes = self.zone_bytes as usize;
         let current = self.live.back();
-        self.free.is_empty()
-            && current.is_none_or(|current| self.zones[*current].used > self.zone_bytes / 2)
+        let left = current.map_or(0, |current| zone_bytes - self.zones[*current].used as usize);
+        left + self.free.len() * zone_bytes < self.zones.len() * zone_bytes / 2
     }
 
     /// The logs that keep zones from being freed, but for the one that is being filled.
