@@ -54,12 +54,14 @@ ABILITIES = {
     "rdkafka": Abilities(BOTH, migrates=True),
     "java": Abilities(BOTH, migrates=True),
     "franz-go": Abilities(BOTH),
-    # Where a topic that comes later makes it join anew, 3.0.12 now and then never begins to heartbeat again.
+    # Where a topic that comes later makes it join anew, 3.0.12 now and then never begins to heartbeat again: by Apache Kafka
+    # in 1 of 30 rounds.
     "kafka-python": Abilities(("range", "cooperative-sticky"), patterns="at start"),
     "kafkajs": Abilities(("roundrobin",), has_names=False, patterns="at start"),
     "sarama": Abilities(("range", "cooperative-sticky"), patterns="", writes=True),
     "aiokafka": Abilities(("range", "sticky"), writes=True),
-    # It cannot read the new leader that a fetch is told of (KIP-951), by Apache Kafka neither.
+    # It cannot read the new leader that a fetch is told of (KIP-951), by Apache Kafka neither. A batch read twice: by Apache
+    # Kafka in 4 of 40 scenes.
     "platformatic": Abilities(("roundrobin", "consumer"), patterns="", writes=True, survives=False, strays=True),
 }
 COMMANDS = {client.name: client.command for client in CLIENTS} | {
