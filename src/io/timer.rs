@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::clock;
 use super::ring::{self, Ring};
+use super::turn;
 
 /// Who sleeps, by when and in which order.
 #[derive(Default)]
@@ -40,6 +41,11 @@ pub fn sleep_until(due: Instant) -> Sleep {
         due,
         sleeping: None,
     }
+}
+
+/// As [`sleep`], until the first beat after that: then the thread is awake anyway.
+pub fn sleep_until_beat_after(time: Duration) -> Sleep {
+    sleep_until(turn::next_beat(clock::now() + time))
 }
 
 /// See [`sleep`].
