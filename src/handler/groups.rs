@@ -44,6 +44,7 @@ pub async fn ask(context: &Context, group: &str, request: Request) -> Result<Ans
         .ok_or(ErrorCode::NotCoordinator)?;
     let index = partition_of(group, topic.partitions.len());
     let target = shard_of(topic.id, index, shard.broker.shards);
+    context.home.on_asked(target);
     let call = shard.mesh.call(shard, target, move |shard| async move {
         shard.coordinators.ask(index, request).await
     });

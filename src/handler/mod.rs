@@ -52,6 +52,7 @@ use crate::ids::PartitionIndex;
 use crate::io::clock::Ticks;
 use crate::limits::LOGGED_NAME_CHARS_MAX;
 use crate::net::budget::ResponseAccount;
+use crate::net::home::Home;
 use crate::net::responses::Frame;
 use crate::protocol::header::{self, RequestHeader};
 use crate::protocol::messages::*;
@@ -94,6 +95,8 @@ pub struct Context {
     /// Name of the listener: clients are told the addresses that belong to it.
     pub listener: Str,
     pub response_memory: Rc<ResponseAccount>,
+    /// Told which coordinator a request is for.
+    pub home: Home,
 }
 
 impl Context {

@@ -128,6 +128,11 @@ impl Socket {
         Ok(socket)
     }
 
+    /// The same connection for another executor, which adopts it when this one is dropped or will not be used any more.
+    pub fn to_stream(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+
     pub fn peer(&self) -> io::Result<SocketAddr> {
         self.stream.peer_addr()
     }

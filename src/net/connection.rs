@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -26,7 +26,9 @@ use crate::io::turn;
 use crate::limits;
 use crate::net::budget::{RequestAccount, ResponseAccount};
 use crate::net::frame::{self, BadLength};
+use crate::net::home::Home;
 use crate::net::responses::{Frame, Responses, SlotId};
+use crate::net::seats::Seat;
 use crate::net::send;
 use crate::protocol::Str;
 use crate::shard::Shard;
@@ -56,6 +58,15 @@ enum End {
     Peers,
     /// The connection is closing: what is in progress is still answered.
     Ours,
+    /// All is answered that has come; what comes is read on the core of the seat.
+    Moves(Seat),
+}
+
+/// A connection between two cores.
+pub struct Moving {
+    pub stream: TcpStream,
+    /// On the core that it goes to.
+    pub seat: Seat,
 }
 
 /// A peer inside a frame is waited for this long when all others have to wait for it.
@@ -65,6 +76,7 @@ pub struct Connection {
     pub peer: SocketAddr,
     listener: Str,
     socket: Socket,
+    seat: RefCell<Option<Seat>>,
     responses: Responses,
     /// Received and not yet cut into frames. Empty and without memory while the connection is idle.
     received: RefCell<BytesMut>,
@@ -90,11 +102,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(shard: &Shard, socket: Socket, peer: SocketAddr, listener: Str) -> Rc<Connection> {
+    pub fn new(
+        shard: &Shard,
+        socket: Socket,
+        peer: SocketAddr,
+        listener: Str,
+        seat: Seat,
+    ) -> Rc<Connection> {
         Rc::new(Connection {
             peer,
             listener,
             socket,
+            seat: RefCell::new(Some(seat)),
             responses: Responses::default(),
             received: RefCell::default(),
             receive_bytes: Cell::new(limits::RECEIVE_BYTES),
@@ -113,13 +132,15 @@ impl Connection {
         })
     }
 
-    /// Serves the connection until either side ends it.
-    pub async fn serve(self: Rc<Self>, shard: Rc<Shard>) {
+    /// Serves the connection until either side ends it, or until it is better served on another core.
+    pub async fn serve(self: Rc<Self>, shard: Rc<Shard>) -> Option<Moving> {
         let sender = tasks::spawn(Task::SEND, self.clone().send_responses());
         let read = self.clone().read_requests(&shard).await;
         self.responses.close();
+        let mut moves = None;
         match read {
             Ok(End::Ours) => {}
+            Ok(End::Moves(seat)) => moves = Some(seat),
             Ok(End::Peers) => self.abort_fetches(),
             Err(ConnectionError::Io(error)) => {
                 debug!(peer = %self.peer, %error, "connection lost");
@@ -131,6 +152,16 @@ impl Connection {
             }
         }
         sender.await;
+        if let Some(seat) = moves {
+            match self.socket.to_stream() {
+                Ok(stream) => return Some(Moving { stream, seat }),
+                Err(error) => {
+                    debug!(peer = %self.peer, %error, "connection lost between two cores")
+                }
+            }
+        }
+        self.socket.shutdown();
+        None
     }
 
     /// Nothing more is received or sent. What is in progress still takes its slots; nobody waits for bytes to fetch.
@@ -220,6 +251,7 @@ impl Connection {
             peer: self.peer,
             listener: self.listener.clone(),
             response_memory: self.response_memory.clone(),
+            home: Home::default(),
         });
         loop {
             loop {
@@ -231,11 +263,25 @@ impl Connection {
                 }
                 self.begin(&context, request).await?;
             }
+            if let Some(seat) = self.better_seat(&context) {
+                return Ok(End::Moves(seat));
+            }
             if !self.receive(shard, max).await? {
                 return self.ended();
             }
             self.last_active.set(clock::now());
         }
+    }
+
+    /// Where it is better served than here, if nothing keeps it here now.
+    fn better_seat(&self, context: &handler::Context) -> Option<Seat> {
+        let is_free = self.received.borrow().is_empty() && self.requests.in_progress() == 0;
+        if !is_free || self.closing.get() {
+            return None;
+        }
+        let core = context.home.better_than(context.shard.id)?;
+        let mut seat = self.seat.borrow_mut();
+        seat.as_mut()?.move_to(core).then(|| seat.take())?
     }
 
     /// The stream has ended: well between two frames, or when it was us who ended it.
@@ -330,6 +376,7 @@ impl Connection {
             Begun::Alone(response) => {
                 let result = tasks::watched(task, response).await;
                 self.complete(slot, bytes, result)?;
+                context.home.on_answered();
             }
             Begun::Parked(response) => {
                 let response = pin!(tasks::watched(task, response));
@@ -338,8 +385,10 @@ impl Connection {
                     Either::Right(_) => Ok(None),
                 };
                 self.complete(slot, bytes, result)?;
+                context.home.on_answered();
             }
             Begun::Produce(response) => {
+                context.home.settle();
                 self.produces.set(self.produces.get() + 1);
                 let (connection, context) = (self.clone(), context.clone());
                 glommio::spawn_local(async move {
@@ -350,6 +399,7 @@ impl Connection {
                 .detach();
             }
             Begun::Fetch(response) => {
+                context.home.settle();
                 let (connection, context) = (self.clone(), context.clone());
                 let (response, handle) = abortable(response);
                 self.fetches.borrow_mut().insert(slot, handle);
@@ -453,6 +503,5 @@ impl Connection {
             self.last_active.set(clock::now());
             self.reader.wake();
         }
-        self.socket.shutdown();
     }
 }

@@ -9,7 +9,7 @@ use tracing::{error, warn};
 use crate::io::clock;
 use crate::io::socket::{BoundListener, Listener, Socket};
 use crate::io::timer;
-use crate::net::connection::Connection;
+use crate::net::connection::{Connection, Moving};
 use crate::net::live;
 use crate::net::seats::{NoSeat, Seat};
 use crate::protocol::Str;
@@ -58,6 +58,11 @@ async fn admit(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener:
             Err(NoSeat::Now) => timer::sleep(SEAT_RETRY).await,
         }
     };
+    hand_over(shard, stream, peer, listener, seat);
+}
+
+/// The connection is served on the core of its seat from now on.
+fn hand_over(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, seat: Seat) {
     let handed_over = shard.mesh.call(shard, seat.shard, move |shard| async move {
         begin(shard, stream, peer, listener, seat);
     });
@@ -74,10 +79,11 @@ fn begin(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, s
     if let Err(error) = socket.set_buffers(buffers.0, buffers.1) {
         warn!(%peer, %error, "socket buffers keep the kernel's sizes");
     }
-    let connection = Connection::new(&shard, socket, peer, listener);
+    let connection = Connection::new(&shard, socket, peer, listener.clone(), seat);
     tasks::spawn(Task::RECEIVE, async move {
-        live::serve(shard, connection).await;
-        drop(seat);
+        if let Some(Moving { stream, seat }) = live::serve(shard.clone(), connection).await {
+            hand_over(&shard, stream, peer, listener, seat);
+        }
     })
     .detach();
 }

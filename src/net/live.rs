@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::io::clock;
 use crate::io::timer;
-use crate::net::connection::Connection;
+use crate::net::connection::{Connection, Moving};
 use crate::shard::Shard;
 use crate::stages::timing;
 
@@ -26,14 +26,15 @@ thread_local! {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) {
+pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) -> Option<Moving> {
     let number = NEXT_NUMBER.replace(NEXT_NUMBER.get() + 1);
     LIVE.with_borrow_mut(|live| live.insert(number, connection.clone()));
     if shard.stopping() {
         connection.finish(clock::now(), STUCK);
     }
-    connection.serve(shard).await;
+    let moving = connection.serve(shard).await;
     LIVE.with_borrow_mut(|live| live.remove(&number));
+    moving
 }
 
 /// Does what time brings about, until the shard stops.

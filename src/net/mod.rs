@@ -4,6 +4,7 @@ pub mod budget;
 pub mod complaints;
 pub mod connection;
 pub mod frame;
+pub mod home;
 pub mod listener;
 pub mod live;
 pub mod responses;

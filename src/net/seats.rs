@@ -117,6 +117,26 @@ impl Connections {
     }
 }
 
+impl Seat {
+    /// Takes the connection to another core, unless that has more than twice its share of all.
+    pub fn move_to(&mut self, shard: ShardId) -> bool {
+        let connections = self.connections.clone();
+        let mut counts = connections
+            .counts
+            .lock()
+            .expect("no one panics while counting");
+        let by_shard = &mut counts.by_shard;
+        let all: usize = by_shard.iter().sum();
+        let has_room = by_shard[usize::from(shard.0)] * by_shard.len() < all * 2;
+        if has_room {
+            by_shard[usize::from(self.shard.0)] -= 1;
+            by_shard[usize::from(shard.0)] += 1;
+            self.shard = shard;
+        }
+        has_room
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut counts = self
@@ -158,6 +178,19 @@ mod tests {
         assert_eq!(shards, [1, 0, 1, 0]);
         drop(seats);
         assert_eq!(connections.seat(ShardId(0), CLIENT).unwrap().shard.0, 0);
+    }
+
+    #[test]
+    fn a_seat_moves_while_the_other_core_has_not_twice_its_share() {
+        let connections = Connections::new(4, bounds(10, 10));
+        let mut seats: Vec<Seat> = (0..8)
+            .map(|_| connections.seat(ShardId(0), CLIENT).unwrap())
+            .collect();
+        let moved = seats.iter_mut().map(|seat| seat.move_to(ShardId(3)));
+        assert_eq!(moved.filter(|moved| *moved).count(), 2);
+        assert_eq!(connections.by_shard()[3], 4);
+        drop(seats);
+        assert_eq!(connections.by_shard(), [0; 4]);
     }
 
     #[test]

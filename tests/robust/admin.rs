@@ -9,10 +9,10 @@ use coati::limits::ADMIN_CONNECTIONS_MAX;
 use crate::broker::{Broker, PATIENCE};
 use crate::client::{Client, METADATA_VERSION, PRODUCE_VERSION, batch, metadata, produce};
 
-struct Answer {
+pub struct Answer {
     status: u16,
     head: String,
-    body: String,
+    pub body: String,
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -53,7 +53,7 @@ fn ask(address: SocketAddr, request: &str) -> Answer {
     receive(&mut stream, true)
 }
 
-fn get(address: SocketAddr, path: &str) -> Answer {
+pub fn get(address: SocketAddr, path: &str) -> Answer {
     ask(
         address,
         &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
@@ -93,7 +93,7 @@ fn what_all_replicas_acknowledge_was_synced_before() {
 }
 
 /// The value of a sample, named with its labels; 0 where there is none.
-fn metric(page: &str, name: &str) -> f64 {
+pub fn metric(page: &str, name: &str) -> f64 {
     let value = page
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

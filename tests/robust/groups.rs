@@ -17,6 +17,7 @@ use coati::protocol::messages::{
 };
 use coati::protocol::{ErrorCode, Str};
 
+use crate::admin::{get, metric};
 use crate::broker::{Broker, PATIENCE};
 use crate::client::*;
 
@@ -123,6 +124,45 @@ fn a_member_that_leaves_while_others_are_waited_for_takes_its_connection_with_it
         if round % 2 == 0 {
             client.expect_end();
         }
+    }
+}
+
+#[test]
+fn connections_move_to_the_core_of_the_coordinator_that_they_keep_asking() {
+    // Of one partition, all coordinators are on one core.
+    let settings = [
+        "group.initial.rebalance.delay.ms=0",
+        "offsets.topic.num.partitions=1",
+    ];
+    let (broker, _other) = prepared(&settings);
+    let mut members: Vec<Well> = (0..8)
+        .map(|number| Well::start(&broker, &format!("group-{number}")))
+        .collect();
+    for _ in 0..10 {
+        for member in &mut members {
+            let sent = [(); 3].map(|()| member.client.send(&member.beat, HEARTBEAT_VERSION));
+            for id in sent {
+                let beaten = member
+                    .client
+                    .receive::<HeartbeatRequest>(id, HEARTBEAT_VERSION);
+                assert_eq!(beaten.error_code, 0);
+            }
+        }
+    }
+    let connections = || {
+        let page = get(broker.admin(), "/metrics").body;
+        [0, 1].map(|core| {
+            let name = "kafka_server_socket_server_metrics_connection_count";
+            metric(&page, &format!("{name}{{networkprocessor=\"{core}\"}}"))
+        })
+    };
+    let [first, second] = connections();
+    assert_eq!(first + second, 9.0);
+    assert!(first.max(second) >= 8.0, "{first} and {second}");
+    members.clear();
+    let deadline = clock::now() + PATIENCE;
+    while connections().iter().sum::<f64>() > 1.0 {
+        assert!(clock::now() < deadline, "their seats are not free again");
     }
 }
 
