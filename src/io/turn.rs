@@ -26,7 +26,7 @@ use super::ring::{self, Ring};
 use super::watch::Watch;
 
 /// So often the executor looks at what is its own, and at what nobody hurries about.
-const BEAT: Duration = Duration::from_millis(10);
+const BEAT: Duration = Duration::from_millis(20);
 
 /// All threads' beats fall together: what one then has for another finds it awake.
 static FIRST_BEAT: OnceLock<Instant> = OnceLock::new();
