@@ -78,7 +78,7 @@ impl Listener {
                     self.watch.leave_rest(Way::In);
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
-                    do_not_pace_loopback(stream.as_raw_fd(), peer);
+                    do_not_pace_loopback(&stream, peer);
                     return Ok((stream, peer));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -117,7 +117,7 @@ impl Socket {
         // SAFETY: the descriptor was just made and nothing else owns it.
         let stream: TcpStream =
             unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(raw) }.into();
-        do_not_pace_loopback(raw, address);
+        do_not_pace_loopback(&stream, address);
         start_connect(raw, address)?;
         let socket = Socket::adopt(stream);
         socket.writable().await;
@@ -336,7 +336,7 @@ impl Socket {
 /// Where the system's congestion control is one that paces (bbr), a connection within the machine is held to
 /// a rate measured by timers: at 256 KiB a send it moves little more than half of what it could.
 /// There is no congestion to control; reno is in every kernel and does nothing until a packet is lost.
-fn do_not_pace_loopback(raw: i32, peer: SocketAddr) {
+pub fn do_not_pace_loopback(stream: &TcpStream, peer: SocketAddr) {
     if !peer.ip().to_canonical().is_loopback() {
         return;
     }
@@ -344,7 +344,7 @@ fn do_not_pace_loopback(raw: i32, peer: SocketAddr) {
     // SAFETY: the option's value lives through the call. A refusal leaves the system's choice.
     unsafe {
         libc::setsockopt(
-            raw,
+            stream.as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_CONGESTION,
             name.as_ptr().cast(),

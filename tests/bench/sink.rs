@@ -3,11 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use bytes::{Bytes, BytesMut};
+use coati::io::socket::do_not_pace_loopback;
 use coati::protocol::batch::BatchView;
 use coati::protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use coati::protocol::messages::{ProduceRequest, ProduceResponse};
@@ -33,19 +34,27 @@ impl Sink {
     }
 
     /// Serves from now on; what is no produce goes to `broker`. One thread that never sleeps: whoever sends to it
-    /// need not wake it, which costs more than sending.
+    /// need not wake it, which costs more than sending. Another one accepts: to look for a connection where none is makes
+    /// and frees a socket each time.
     pub fn run(&self, broker: SocketAddr) {
         let (taken, listener) = (
             self.taken.clone(),
             self.listener.try_clone().expect("a clone"),
         );
-        listener.set_nonblocking(true).expect("a socket");
+        let (accepted, come) = mpsc::channel();
+        thread::spawn(move || {
+            while let Ok((client, peer)) = listener.accept() {
+                do_not_pace_loopback(&client, peer);
+                let connection = Connection::new(client, broker).expect("a connection");
+                if accepted.send(connection).is_err() {
+                    return;
+                }
+            }
+        });
         thread::spawn(move || {
             let mut connections: Vec<Connection> = Vec::new();
             loop {
-                if let Ok((client, _)) = listener.accept() {
-                    connections.push(Connection::new(client, broker).expect("a connection"));
-                }
+                connections.extend(come.try_iter());
                 // One that fails has ended, whoever ended it.
                 connections.retain_mut(|connection| connection.turn(&taken).is_ok());
                 thread::yield_now();
