@@ -84,6 +84,12 @@ pub trait Client: Clone + 'static {
     /// Resolves at `due`, to the moment, on the executor that the connections are served by.
     fn sleep_until(due: Instant) -> impl Future<Output = ()>;
 
+    /// From now on the executor does not sleep: nothing that it waits for is late for having to wake it.
+    fn stay_awake();
+
+    /// For how long it has stayed awake with nothing to do.
+    fn idled() -> Duration;
+
     /// Creates the topic; `false` if it was there, and stays as it is. `configs` are `name=value`.
     fn create_topic(
         &self,

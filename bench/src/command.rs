@@ -257,7 +257,7 @@ struct Flags {
     #[arg(long, value_name = "SECONDS")]
     warm_up: Option<f64>,
 
-    /// CPU to pin the generator to
+    /// CPU for the generator alone: it stays there and never sleeps, so that nothing is late for having to wake it
     #[arg(long)]
     cpu: Option<usize>,
 
@@ -407,6 +407,9 @@ impl BenchArgs {
             .name(EXECUTOR_NAME)
             .spawn(move || async move {
                 let connect = prepare();
+                if cpu.is_some() {
+                    C::stay_awake();
+                }
                 match &self.kind {
                     Kind::Compare { .. } => self.compare(connect).await,
                     _ => self.measure(connect(&self.kind.flags().bootstrap)).await,

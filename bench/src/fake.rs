@@ -101,6 +101,12 @@ impl Client for FakeBroker {
         glommio::timer::sleep(due.saturating_duration_since(clock::now())).await;
     }
 
+    fn stay_awake() {}
+
+    fn idled() -> Duration {
+        Duration::ZERO
+    }
+
     async fn create_topic(&self, _: &str, _: i32, _: &[String]) -> Outcome<bool> {
         Ok(true)
     }

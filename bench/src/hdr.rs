@@ -113,7 +113,7 @@ mod tests {
         let mut log = HdrLog::create(&path, "coati bench e2e").unwrap();
         log.begin("a side, 1");
         let start = clock::now();
-        let recorder = Recorder::new(start);
+        let recorder = Recorder::new(start, Duration::default);
         for second in 1..=3 {
             let now = start + Duration::from_secs(second);
             let intended = (0..100 * second).map(|micros| start + Duration::from_micros(micros));

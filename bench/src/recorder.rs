@@ -2,7 +2,7 @@
 //! point a second, whatever the load.
 
 use std::cell::{Cell, RefCell};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,8 @@ pub struct Recorder {
     acknowledged: Cell<Volume>,
     received: Cell<Volume>,
     series: RefCell<Vec<Point>>,
+    /// See [`Client::idled`](crate::client::Client::idled).
+    idled: fn() -> Duration,
 }
 
 /// One second of a run.
@@ -101,13 +103,14 @@ pub struct Brief {
 }
 
 impl Recorder {
-    pub fn new(measure_from: Instant) -> Recorder {
+    pub fn new(measure_from: Instant, idled: fn() -> Duration) -> Recorder {
         Recorder {
             measure_from: Cell::new(measure_from),
             tracks: Default::default(),
             acknowledged: Cell::default(),
             received: Cell::default(),
             series: RefCell::default(),
+            idled,
         }
     }
 
@@ -171,9 +174,7 @@ impl Recorder {
     ) -> Point {
         let current = Sample::take(now, self, broker);
         let seconds = (now - previous.at).as_secs_f64();
-        let cores = |now: Usage, then: Usage| {
-            round(now.cpu.saturating_sub(then.cpu).as_secs_f64() / seconds)
-        };
+        let cores = |cpu: Duration| round(cpu.as_secs_f64() / seconds);
         let origin = self.measure_from.get();
         let at = if now >= origin {
             (now - origin).as_secs_f64()
@@ -188,9 +189,10 @@ impl Recorder {
             publish: self.brief(Stage::Publish),
             acknowledge: self.brief(Stage::Acknowledge),
             end_to_end: self.brief(Stage::EndToEnd),
-            broker_cores: broker.map(|_| cores(current.broker, previous.broker)),
+            broker_cores: broker
+                .map(|_| cores(current.broker.cpu.saturating_sub(previous.broker.cpu))),
             broker_resident_mib: broker.map(|_| mib(current.broker.resident_bytes)),
-            generator_cores: cores(current.own, previous.own),
+            generator_cores: cores(current.worked_since(previous)),
         };
         *previous = current;
         self.series.borrow_mut().push(point.clone());
@@ -218,6 +220,8 @@ pub struct Sample {
     pub received: Volume,
     pub broker: Usage,
     pub own: Usage,
+    /// How much of its own CPU time the generator spent on nothing.
+    pub idled: Duration,
     pub machine: Option<MachineTime>,
 }
 
@@ -230,8 +234,15 @@ impl Sample {
             received,
             broker: broker.map(|broker| broker.usage()).unwrap_or_default(),
             own: Process::own().usage(),
+            idled: (recorder.idled)(),
             machine: MachineTime::now(),
         }
+    }
+
+    /// CPU time of the generator, without what it idled away.
+    pub fn worked_since(&self, earlier: &Sample) -> Duration {
+        let used = self.own.cpu.saturating_sub(earlier.own.cpu);
+        used.saturating_sub(self.idled.saturating_sub(earlier.idled))
     }
 
     pub fn volumes_since(&self, earlier: &Sample) -> (Volume, Volume) {
@@ -252,15 +263,13 @@ pub fn round(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn the_warm_up_counts_for_its_seconds_alone() {
         let start = crate::clock::now();
         let from = start + Duration::from_secs(1);
-        let recorder = Recorder::new(from);
+        let recorder = Recorder::new(from, Duration::default);
         let mut sample = Sample::take(start, &recorder, None);
         recorder.reached(Stage::Acknowledge, from, [start]);
         recorder.acknowledged(Volume {

@@ -126,8 +126,7 @@ impl Report {
         let seconds = (last.at - first.at).as_secs_f64();
         let (produced, consumed) = last.volumes_since(first);
         let per_second = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
-        let generator_cores = last.own.cpu.saturating_sub(first.own.cpu).as_secs_f64();
-        let generator_cores = per_second(generator_cores);
+        let generator_cores = per_second(last.worked_since(first).as_secs_f64());
         let broker = broker_known.then(|| {
             let cpu = last
                 .broker
@@ -158,7 +157,8 @@ impl Report {
         let machine = machine.map(|(last, first)| last.since(first));
         let broker_cores = broker.map_or(0.0, |broker| broker.cores);
         let others_cores = machine.map(|machine| {
-            let busy = per_second(machine.busy.as_secs_f64());
+            let idled = last.idled.saturating_sub(first.idled);
+            let busy = per_second(machine.busy.saturating_sub(idled).as_secs_f64());
             (busy - generator_cores - broker_cores).max(0.0) // Not all is counted at the same moment.
         });
         Report {

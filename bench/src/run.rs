@@ -264,7 +264,7 @@ async fn run_on<C: Client>(
     }
     let flush_mode = client.flush_mode(&names[0]).await?;
     let conditions = Conditions::now(&setting.address);
-    let run = Rc::new(prepare(workload, topics, id)?);
+    let run = Rc::new(prepare::<C>(workload, topics, id)?);
     let mut parts = connect(client, &run, setting).await?;
     let idle = connect_idle(client, &run).await?;
 
@@ -298,12 +298,12 @@ async fn run_on<C: Client>(
     Ok(report)
 }
 
-fn prepare(workload: &Workload, topics: Vec<Topic>, id: u64) -> Outcome<Run> {
+fn prepare<C: Client>(workload: &Workload, topics: Vec<Topic>, id: u64) -> Outcome<Run> {
     let now = clock::now();
     let sizes = Sizes::load(&workload.message_size, workload.value_bytes_min())?;
     let bodies = bodies(workload, sizes.most())?;
     Ok(Run {
-        recorder: Recorder::new(now),
+        recorder: Recorder::new(now, C::idled),
         verifier: RefCell::new(workload.verify.then(Verifier::default)),
         id,
         epoch: now,
@@ -593,7 +593,7 @@ async fn fill<C: Client>(
     };
     let (count, gigabytes) = (topics.len(), bytes as f64 / 1e9);
     eprintln!("filling {count} topic(s) with {gigabytes} GB each");
-    let run = Rc::new(prepare(&filler, topics.to_vec(), 0)?);
+    let run = Rc::new(prepare::<C>(&filler, topics.to_vec(), 0)?);
     run.end.set(clock::now() + Duration::from_secs(24 * 3600));
     let mut parts = connect(client, &run, setting).await?;
     let tasks = parts.start_producers(&run, clock::now());

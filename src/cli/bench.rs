@@ -202,6 +202,14 @@ impl coati_bench::Client for Client {
         timer::sleep_until(due).await;
     }
 
+    fn stay_awake() {
+        turn::stay_awake();
+    }
+
+    fn idled() -> Duration {
+        turn::idled()
+    }
+
     async fn create_topic(
         &self,
         topic: &str,

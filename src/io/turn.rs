@@ -37,6 +37,20 @@ const TURN_NANOS: u64 = 500_000;
 thread_local! {
     /// When this thread's turn began.
     static BEGAN: Cell<Ticks> = Cell::default();
+
+    /// For how long this thread has idled, if it does that where others sleep.
+    static IDLED: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// From now on this thread never sleeps: what it waits for finds it awake. That takes all of a core, except what others
+/// want of it.
+pub fn stay_awake() {
+    IDLED.set(IDLED.get().or(Some(Duration::ZERO)));
+}
+
+/// For how long it has stayed awake with nothing to do.
+pub fn idled() -> Duration {
+    IDLED.get().unwrap_or_default()
 }
 
 /// Lets other tasks run, and what is done be seen, if the turn has lasted long.
@@ -134,6 +148,7 @@ fn turn(ring: &Ring, now: Instant, patience: Option<Duration>) -> bool {
     });
     let mut woken = match patience {
         None => ring.enter(None),
+        Some(patience) if IDLED.get().is_some() => idle(ring, now, now + patience),
         Some(_) => {
             let bell = ring.answering.borrow().as_ref().map(Answering::bell);
             let may_sleep = bell.as_ref().is_none_or(|bell| bell.begin_to_sleep());
@@ -162,6 +177,24 @@ fn turn(ring: &Ring, now: Instant, patience: Option<Duration>) -> bool {
         }
     }
     woken
+}
+
+/// Stays awake until a task is woken, or `until`. Whether one was.
+fn idle(ring: &Ring, since: Instant, until: Instant) -> bool {
+    let is_rung = || {
+        let answering = ring.answering.borrow();
+        answering.as_ref().is_some_and(Answering::is_rung)
+    };
+    loop {
+        let woken = ring.enter(None);
+        let now = clock::now();
+        if woken || now >= until || is_rung() {
+            IDLED.set(Some(idled() + (now - since)));
+            return woken;
+        }
+        // The kernel's own threads may have work here that somebody waits for.
+        std::thread::yield_now();
+    }
 }
 
 /// Wakes one thread from others; clones ring at the same thread.
@@ -267,8 +300,12 @@ impl Answering {
         self.bell.clone()
     }
 
+    fn is_rung(&self) -> bool {
+        self.bell.rung.load(Ordering::Relaxed)
+    }
+
     fn wake_if_rung(&self) -> bool {
-        if !self.bell.rung.load(Ordering::Relaxed) {
+        if !self.is_rung() {
             return false;
         }
         let waker = self.waker.take();
@@ -318,6 +355,25 @@ mod tests {
             clock::thread_cpu() - before
         });
         assert!(used < Duration::from_millis(40), "{used:?}");
+    }
+
+    #[test]
+    fn a_thread_that_stays_awake_tells_how_long_it_had_nothing_to_do() {
+        let (idled, used) = on_executor(async || {
+            stay_awake();
+            let before = clock::thread_cpu();
+            let ring = Doorbell::new().unwrap();
+            let mut answer = ring.answer();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20));
+                ring.ring();
+            });
+            answer.rung().await;
+            timer::sleep(Duration::from_millis(30)).await;
+            (idled(), clock::thread_cpu() - before)
+        });
+        assert!(idled >= Duration::from_millis(40), "{idled:?}");
+        assert!(used > Duration::ZERO);
     }
 
     #[test]
