@@ -134,16 +134,12 @@ pub trait Batch: 'static {
 
 /// One connection; clones share it. Requests leave in the order they were submitted.
 pub trait Connection: Clone + 'static {
-    /// Resolves when a batch is acknowledged, with acks=0 at once.
-    type Acknowledgement: Future<Output = Outcome<()>> + Unpin + 'static;
-
     /// Submits a batch at once, ahead of all that is submitted later.
-    fn produce(
-        &self,
-        target: Target<'_>,
-        batch: Bytes,
-        acks: i16,
-    ) -> Outcome<Self::Acknowledgement>;
+    fn produce(&self, target: Target<'_>, batch: Bytes, acks: i16) -> Outcome<()>;
+
+    /// Resolves when batches have been acknowledged since it last did: how many, the first submitted first. Nobody tells of
+    /// those with acks=0.
+    fn acknowledged(&self) -> impl Future<Output = Outcome<usize>>;
 
     /// Records of each position, in its order.
     fn fetch(

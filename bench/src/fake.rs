@@ -1,12 +1,11 @@
 //! A broker in memory, for tests: it keeps what it is given, or spoils one record of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::{Ready, ready};
 
 use crate::client::{
     Batch, Client, Codec, Connection, FetchBounds, Header, Outcome, Position, Sequence, Target,
@@ -35,6 +34,8 @@ type Records = Vec<Vec<u8>>;
 pub struct FakeBroker {
     spoil: Spoil,
     partitions: Rc<RefCell<BTreeMap<(String, i32), Partition>>>,
+    /// Batches of this connection.
+    unacknowledged: Rc<Cell<usize>>,
 }
 
 #[derive(Default)]
@@ -49,6 +50,7 @@ impl FakeBroker {
         FakeBroker {
             spoil,
             partitions: Rc::default(),
+            unacknowledged: Rc::default(),
         }
     }
 
@@ -128,7 +130,10 @@ impl Client for FakeBroker {
     }
 
     async fn connect(&self, _: &str) -> Outcome<FakeBroker> {
-        Ok(self.clone())
+        Ok(FakeBroker {
+            unacknowledged: Rc::default(),
+            ..self.clone()
+        })
     }
 
     async fn producer_id(&self) -> Outcome<(i64, i16)> {
@@ -172,11 +177,17 @@ impl Batch for FakeBatch {
 }
 
 impl Connection for FakeBroker {
-    type Acknowledgement = Ready<Outcome<()>>;
-
-    fn produce(&self, target: Target<'_>, batch: Bytes, _: i16) -> Outcome<Ready<Outcome<()>>> {
+    fn produce(&self, target: Target<'_>, batch: Bytes, _: i16) -> Outcome<()> {
         self.store(target, decode(&batch));
-        Ok(ready(Ok(())))
+        self.unacknowledged.set(self.unacknowledged.get() + 1);
+        Ok(())
+    }
+
+    async fn acknowledged(&self) -> Outcome<usize> {
+        while self.unacknowledged.get() == 0 {
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(self.unacknowledged.take())
     }
 
     async fn fetch(&self, positions: &[Position<'_>], bounds: FetchBounds) -> Outcome<Vec<Bytes>> {

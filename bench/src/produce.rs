@@ -1,15 +1,17 @@
 //! Owns one producer: records become batches, batches become requests, acknowledgements become latencies. With a rate
 //! it is an open loop: record n is meant to leave at its time, whatever became of those before.
 
-use std::collections::BTreeMap;
-use std::future::Future;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
-use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
-use glommio::sync::{Semaphore, StaticPermit};
+use futures::future::{Either, select, try_join_all};
 
 use crate::client::{Batch, Client, Connection, Outcome, Sequence, Target};
 use crate::clock;
@@ -19,7 +21,7 @@ use crate::random::Random;
 use crate::recorder::{Stage, Volume};
 use crate::run::Run;
 use crate::schedule::Schedule;
-use crate::workload::Acks;
+use crate::workload::{Acks, Keys};
 
 /// Prepared batches, at least, when records are not all of one size.
 const SIZED_BATCHES: usize = 64;
@@ -31,27 +33,24 @@ pub struct Producer<C: Client> {
     writer: u32,
     /// For each partition, which of the links leads to it.
     routes: Vec<usize>,
-    links: Vec<Link<C>>,
+    links: Vec<Rc<Link<C>>>,
     /// Per partition: how many records it was sent.
     sequences: Vec<u64>,
     identity: Option<(i64, i16)>,
 }
 
-type AcknowledgementOf<C> = <<C as Client>::Connection as Connection>::Acknowledgement;
-
 /// A connection to one leader, and what is in flight there.
 struct Link<C: Client> {
     connection: C::Connection,
-    places: Rc<Semaphore>,
-    sent: LocalSender<Sent<AcknowledgementOf<C>>>,
+    in_flight: RefCell<InFlight>,
 }
 
-/// A request on its way.
-struct Sent<F> {
-    intended: Vec<Instant>,
-    bytes: u64,
-    acknowledgement: F,
-    _place: StaticPermit,
+/// Requests that are on their way, the first sent first.
+#[derive(Default)]
+struct InFlight {
+    requests: VecDeque<Volume>,
+    /// When each of their records was meant to leave.
+    intended: VecDeque<Instant>,
 }
 
 /// Records of one partition that wait to leave together.
@@ -61,13 +60,13 @@ struct Pending<B> {
 }
 
 impl<C: Client> Producer<C> {
-    /// Connects to the leaders, and returns with the producer what must run beside it.
+    /// Connects to the leaders.
     pub async fn connect(
         run: Rc<Run>,
         client: C,
         topic: usize,
         writer: u32,
-    ) -> Outcome<(Producer<C>, impl Future<Output = Outcome<()>>)> {
+    ) -> Outcome<Producer<C>> {
         let leaders = run.topics[topic].leaders.clone();
         let identity = if run.workload.idempotent {
             Some(client.producer_id().await?)
@@ -75,21 +74,18 @@ impl<C: Client> Producer<C> {
             None
         };
         let mut known = BTreeMap::new();
-        let (mut links, mut routes, mut acknowledging) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut links, mut routes) = (Vec::new(), Vec::new());
         for leader in &leaders {
             if !known.contains_key(leader) {
                 known.insert(leader.clone(), links.len());
-                let (sent, receiver) = local_channel::new_unbounded();
-                acknowledging.push(acknowledge(Rc::clone(&run), receiver));
-                links.push(Link {
+                links.push(Rc::new(Link {
                     connection: client.connect(leader).await?,
-                    places: Rc::new(Semaphore::new(run.workload.in_flight as u64)),
-                    sent,
-                });
+                    in_flight: RefCell::default(),
+                }));
             }
             routes.push(known[leader]);
         }
-        let producer = Producer {
+        Ok(Producer {
             run,
             client,
             topic,
@@ -98,28 +94,45 @@ impl<C: Client> Producer<C> {
             routes,
             links,
             identity,
-        };
-        let acknowledging = async move { try_join_all(acknowledging).await.map(|_| ()) };
-        Ok((producer, acknowledging))
+        })
     }
 
-    /// Produces until the run ends. `schedule` is `None` for as fast as acknowledgements come.
+    /// Produces until the run ends, and waits until all is acknowledged. `schedule` is `None` for as fast as
+    /// acknowledgements come.
     pub async fn produce(mut self, schedule: Option<Schedule>) -> Outcome<()> {
-        let workload = &self.run.workload;
-        let bare = workload.readers() == 0 && !workload.idempotent;
-        let produced = match schedule {
-            None if bare => self.repeat_prepared().await,
-            schedule => self.compose(schedule).await,
+        let run = Rc::clone(&self.run);
+        let links = self.links.clone();
+        let acknowledging = links.iter().map(|link| acknowledge(&run, link));
+        // Acknowledgements come first, each time that either can go on: a place that gets free is seen at once.
+        let acknowledging = pin!(try_join_all(acknowledging));
+        let produced = match select(acknowledging, pin!(self.send_all(schedule))).await {
+            Either::Left((failed, _)) => failed.map(|_| ()),
+            Either::Right((sent, _)) => sent,
         };
-        if self.run.workload.acks == Acks::None && produced.is_ok() {
-            self.see_all_arrive().await?;
-        }
         let topic = self.topic;
         for (partition, count) in self.sequences.iter().enumerate() {
             self.run
                 .note_written(topic, partition as i32, self.writer, *count);
         }
         produced
+    }
+
+    async fn send_all(&mut self, schedule: Option<Schedule>) -> Outcome<()> {
+        let workload = &self.run.workload;
+        let bare = workload.readers() == 0
+            && !workload.idempotent
+            && workload.key_distributor == Keys::NoKey;
+        match schedule {
+            None if bare => self.repeat_prepared().await?,
+            schedule => self.compose(schedule).await?,
+        }
+        if self.run.workload.acks == Acks::None {
+            self.see_all_arrive().await?;
+        }
+        for link in &self.links {
+            in_flight_below(1, link).await;
+        }
+        Ok(())
     }
 
     /// With acks=0 nothing tells when all has left; the answer to one more request does, as they keep their order.
@@ -156,17 +169,19 @@ impl<C: Client> Producer<C> {
             batches.push((batch.build(None), count));
         }
         let mut turn = self.writer as usize;
-        while clock::now() < run.end() {
+        loop {
             let (batch, count) = &batches[turn % batches.len()];
             let partition = turn % self.routes.len();
             turn += 1;
-            let link = &self.links[self.routes[partition]];
-            let place = self.place(link).await?;
-            let intended = vec![clock::now(); *count];
-            self.send(partition, place, batch.clone(), intended)?;
+            self.place(partition).await;
+            let now = clock::now();
+            if now >= run.end() {
+                return Ok(());
+            }
+            let intended = std::iter::repeat_n(now, *count);
+            self.send(partition, batch.clone(), now, intended)?;
             glommio::yield_if_needed().await;
         }
-        Ok(())
     }
 
     /// Each record is written for its own time.
@@ -266,7 +281,7 @@ impl<C: Client> Producer<C> {
         let Some(pending) = pending.take() else {
             return Ok(());
         };
-        let place = self.place(&self.links[self.routes[partition]]).await?;
+        self.place(partition).await;
         let sequence = self.identity.map(|(producer_id, producer_epoch)| Sequence {
             producer_id,
             producer_epoch,
@@ -274,22 +289,22 @@ impl<C: Client> Producer<C> {
             first: (self.sequences[partition] & i32::MAX as u64) as i32,
         });
         let batch = pending.batch.build(sequence);
-        self.send(partition, place, batch, pending.intended)
+        self.send(partition, batch, clock::now(), pending.intended)
     }
 
     /// Waits until one more request may be in flight.
-    async fn place(&self, link: &Link<C>) -> Outcome<StaticPermit> {
-        let place = link.places.acquire_static_permit(1).await;
+    async fn place(&self, partition: usize) {
+        let link = &self.links[self.routes[partition]];
+        in_flight_below(self.run.workload.in_flight, link).await;
         link.connection.room().await;
-        place.map_err(|error| error.to_string())
     }
 
     fn send(
         &mut self,
         partition: usize,
-        place: StaticPermit,
         batch: Bytes,
-        intended: Vec<Instant>,
+        now: Instant,
+        intended: impl IntoIterator<Item = Instant>,
     ) -> Outcome<()> {
         let run = &self.run;
         let link = &self.links[self.routes[partition]];
@@ -297,42 +312,56 @@ impl<C: Client> Producer<C> {
             topic: &run.topics[self.topic],
             partition: partition as i32,
         };
-        let now = clock::now();
-        run.recorder
-            .reached(Stage::Publish, now, intended.iter().copied());
+        let acks = run.workload.acks;
         let bytes = batch.len() as u64;
-        let acks = run.workload.acks.number();
-        let acknowledgement = link.connection.produce(target, batch, acks)?;
-        self.sequences[partition] += intended.len() as u64;
-        run.note_sent(intended.len() as u64);
-        let sent = Sent {
-            intended,
+        link.connection.produce(target, batch, acks.number())?;
+        let mut in_flight = link.in_flight.borrow_mut();
+        let before = in_flight.intended.len();
+        in_flight.intended.extend(intended);
+        let intended = in_flight.intended.range(before..);
+        let records = intended.len() as u64;
+        run.recorder.reached(Stage::Publish, now, intended.copied());
+        in_flight.requests.push_back(Volume {
+            records,
             bytes,
-            acknowledgement,
-            _place: place,
-        };
-        // Where acknowledging has ended, it was with an error, which is the one to tell.
-        let _ended = link.sent.try_send(sent);
+            requests: 1,
+        });
+        self.sequences[partition] += records;
+        run.note_sent(records);
+        if acks == Acks::None {
+            in_flight.end(1, run);
+        }
         Ok(())
     }
 }
 
-/// Acknowledgements come in the order of the requests.
-async fn acknowledge<F: Future<Output = Outcome<()>>>(
-    run: Rc<Run>,
-    sent: LocalReceiver<Sent<F>>,
-) -> Outcome<()> {
-    while let Some(entry) = sent.recv().await {
-        entry.acknowledgement.await?;
-        let records = entry.intended.len() as u64;
+impl InFlight {
+    /// The first `count` requests have arrived.
+    fn end(&mut self, count: usize, run: &Run) {
+        let mut volume = Volume::default();
+        for request in self.requests.drain(..count) {
+            volume.add(request);
+        }
+        let intended = self.intended.drain(..volume.records as usize);
         run.recorder
-            .reached(Stage::Acknowledge, clock::now(), entry.intended);
-        run.recorder.acknowledged(Volume {
-            records,
-            bytes: entry.bytes,
-            requests: 1,
-        });
-        glommio::yield_if_needed().await;
+            .reached(Stage::Acknowledge, clock::now(), intended);
+        run.recorder.acknowledged(volume);
     }
-    Ok(())
+}
+
+/// Notes what is acknowledged, until that fails.
+async fn acknowledge<C: Client>(run: &Run, link: &Link<C>) -> Outcome<Infallible> {
+    loop {
+        let count = link.connection.acknowledged().await?;
+        link.in_flight.borrow_mut().end(count, run);
+    }
+}
+
+/// Waits until less is in flight, for somebody who is looked at after each acknowledgement.
+async fn in_flight_below<C: Client>(limit: usize, link: &Link<C>) {
+    poll_fn(|_| match link.in_flight.borrow().requests.len() < limit {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
 }

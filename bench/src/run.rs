@@ -363,7 +363,6 @@ fn headers(workload: &Workload) -> Vec<Header> {
 /// Those who take part, connected, and not yet at work.
 struct Parts<C: Client> {
     producers: Vec<Producer<C>>,
-    acknowledging: Vec<Task<()>>,
     consumers: Vec<Consumer<C>>,
     catch_up: Option<Consumer<C>>,
 }
@@ -373,7 +372,6 @@ async fn connect<C: Client>(client: &C, run: &Rc<Run>, setting: &Setting) -> Out
     let own_topics = workload.topics as usize;
     let mut parts = Parts {
         producers: Vec::new(),
-        acknowledging: Vec::new(),
         consumers: Vec::new(),
         catch_up: None,
     };
@@ -408,10 +406,8 @@ async fn connect<C: Client>(client: &C, run: &Rc<Run>, setting: &Setting) -> Out
         }
         for _ in 0..workload.producers_per_topic {
             let writer = parts.producers.len() as u32;
-            let (producer, acknowledging) =
-                Producer::connect(Rc::clone(run), client.clone(), topic, writer).await?;
-            parts.producers.push(producer);
-            parts.acknowledging.push(run.spawn(acknowledging));
+            let producer = Producer::connect(Rc::clone(run), client.clone(), topic, writer);
+            parts.producers.push(producer.await?);
         }
     }
     if setting.catch_up.is_some() {
@@ -450,7 +446,6 @@ impl<C: Client> Parts<C> {
                 producer.produce(schedule).await
             }));
         }
-        tasks.append(&mut self.acknowledging);
         tasks
     }
 

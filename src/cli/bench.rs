@@ -1,9 +1,7 @@
 //! `coati bench`: hands our client to the load generator.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +9,9 @@ use coati_bench::client::{self as bench, FetchBounds, Outcome, Position, Sequenc
 
 use super::{Failure, Outcome as CommandOutcome};
 use crate::client::time::Attempts;
-use crate::client::{Answer, ClientError, Cluster, ClusterOptions, Connection, ConnectionOptions};
+use crate::client::{
+    Answer, ClientError, Cluster, ClusterOptions, Connection, ConnectionOptions, Pipeline,
+};
 use crate::ids::{Offset, ProducerId};
 use crate::io::{timer, turn};
 use crate::protocol::batch::{self, BatchBuilder, RecordHeader};
@@ -67,6 +67,7 @@ struct Link {
     connection: Connection,
     produce_version: i16,
     fetch_version: i16,
+    produced: Rc<Pipeline<ProduceRequest>>,
 }
 
 fn said(error: ClientError) -> String {
@@ -302,9 +303,11 @@ impl coati_bench::Client for Client {
     async fn connect(&self, address: &str) -> Outcome<Link> {
         let connect = async {
             let connection = Connection::connect(address, &ConnectionOptions::default()).await?;
+            let produce_version = connection.version::<ProduceRequest>()?;
             Ok(Link {
-                produce_version: connection.version::<ProduceRequest>()?,
+                produce_version,
                 fetch_version: connection.version::<FetchRequest>()?,
+                produced: Rc::new(Pipeline::new(connection.clone(), produce_version)),
                 connection,
             })
         };
@@ -409,32 +412,15 @@ fn whole_batches(records: &Bytes) -> impl Iterator<Item = Outcome<batch::Batch>>
         .map(|batch| batch.map_err(|error| error.to_string()))
 }
 
-/// See [`coati_bench::Connection::Acknowledgement`].
-struct Acknowledgement(Option<Answer<ProduceResponse>>);
-
-impl Future for Acknowledgement {
-    type Output = Outcome<()>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<()>> {
-        let Some(answer) = &mut self.0 else {
-            return Poll::Ready(Ok(()));
-        };
-        Pin::new(answer).poll(context).map(|response| {
-            let response = response.map_err(said)?;
-            let partitions = response
-                .responses
-                .iter()
-                .flat_map(|topic| &topic.partition_responses);
-            for partition in partitions {
-                let message = partition.error_message.as_deref();
-                ClientError::check(partition.error_code, message, || {
-                    format!("producing to partition {}", partition.index)
-                })
-                .map_err(said)?;
-            }
-            Ok(())
+fn check_produced(response: ProduceResponse) -> Result<(), ClientError> {
+    let topics = response.responses.iter();
+    let mut partitions = topics.flat_map(|topic| &topic.partition_responses);
+    partitions.try_for_each(|partition| {
+        let message = partition.error_message.as_deref();
+        ClientError::check(partition.error_code, message, || {
+            format!("producing to partition {}", partition.index)
         })
-    }
+    })
 }
 
 impl Link {
@@ -504,9 +490,7 @@ fn records_of(response: &mut FetchResponse, position: &Position<'_>) -> Result<B
 }
 
 impl coati_bench::Connection for Link {
-    type Acknowledgement = Acknowledgement;
-
-    fn produce(&self, target: Target<'_>, batch: Bytes, acks: i16) -> Outcome<Acknowledgement> {
+    fn produce(&self, target: Target<'_>, batch: Bytes, acks: i16) -> Outcome<()> {
         let version = self.produce_version;
         let (name, topic_id) = name_or_id(target.topic, version >= 13);
         let request = ProduceRequest {
@@ -522,12 +506,15 @@ impl coati_bench::Connection for Link {
             }],
             ..Default::default()
         };
-        if acks == 0 {
-            let submitted = self.connection.submit_unanswered(&request, version);
-            return submitted.map(|()| Acknowledgement(None)).map_err(said);
-        }
-        let answer = self.connection.submit(&request, version).map_err(said)?;
-        Ok(Acknowledgement(Some(answer)))
+        let submitted = match acks {
+            0 => self.connection.submit_unanswered(&request, version),
+            _ => self.produced.submit(&request),
+        };
+        submitted.map_err(said)
+    }
+
+    async fn acknowledged(&self) -> Outcome<usize> {
+        self.produced.take(check_produced).await.map_err(said)
     }
 
     async fn fetch(&self, positions: &[Position<'_>], bounds: FetchBounds) -> Outcome<Vec<Bytes>> {

@@ -11,15 +11,16 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::channel::oneshot;
 
 use super::ClientError;
 use super::notify::Notify;
+use super::pipeline::Answers;
 use super::time::within;
-use crate::io::clock;
+use crate::io::clock::{self, Ticks};
 use crate::io::socket::Socket;
 use crate::io::timer;
 use crate::io::turn;
@@ -43,6 +44,9 @@ const RESERVE_BYTES_MAX: usize = 64 << 20;
 
 /// Pieces that one send hands to the kernel.
 const SEND_SLICES_MAX: usize = 64;
+
+/// Pieces up to this size are cheaper to copy than to send as pieces of their own.
+const SHORT_BYTES_MAX: usize = 1 << 10;
 
 /// How much may wait to be sent before [`Connection::room`] holds its caller back.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
@@ -218,25 +222,54 @@ impl Connection {
         version: i16,
         limit: Duration,
     ) -> Result<Answer<R::Response>, ClientError> {
-        let (correlation_id, parts) = self.encode(request, version)?;
         let (sender, frame) = oneshot::channel();
-        let now = clock::now();
-        let wire = &self.link.wire;
-        wire.waiting.borrow_mut().push_back(Waiting {
-            api_key: R::KEY,
-            correlation_id,
-            submitted: now,
-            deadline: now + limit,
-            sender,
-        });
-        wire.watch();
-        wire.enqueue(parts);
+        self.put_in_line(request, version, limit, Taker::Asker(sender))?;
         Ok(Answer {
             connection: self.clone(),
             frame,
             version,
             response: PhantomData,
         })
+    }
+
+    /// As `submit`, with the answer for `taker`.
+    pub(super) fn submit_for<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        taker: Taker,
+    ) -> Result<(), ClientError> {
+        self.put_in_line(request, version, self.link.options.request_timeout, taker)
+    }
+
+    fn put_in_line<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        limit: Duration,
+        taker: Taker,
+    ) -> Result<(), ClientError> {
+        let (correlation_id, parts) = self.encode(request, version)?;
+        let wire = &self.link.wire;
+        wire.waiting.borrow_mut().push_back(Waiting {
+            api_key: R::KEY,
+            correlation_id,
+            submitted: clock::ticks(),
+            limit,
+            taker,
+        });
+        wire.watch();
+        wire.enqueue(parts);
+        Ok(())
+    }
+
+    /// The answer to a request of this API and version.
+    pub(super) fn decode<R: Request>(
+        &self,
+        frame: &Bytes,
+        version: i16,
+    ) -> Result<R::Response, ClientError> {
+        decode(frame, version).map_err(|error| self.link.wire.malformed(R::KEY, error))
     }
 
     /// For the one request that brokers don't answer: a produce with acks=0.
@@ -435,7 +468,7 @@ impl Drop for Link {
 struct Wire {
     address: String,
     socket: Socket,
-    unsent: RefCell<VecDeque<Bytes>>,
+    unsent: RefCell<Unsent>,
     /// Includes what is being sent.
     unsent_bytes: Cell<usize>,
     waiting: RefCell<VecDeque<Waiting>>,
@@ -451,9 +484,75 @@ struct Wire {
 struct Waiting {
     api_key: i16,
     correlation_id: i32,
-    submitted: Instant,
-    deadline: Instant,
-    sender: oneshot::Sender<Result<Bytes, ClientError>>,
+    submitted: Ticks,
+    limit: Duration,
+    taker: Taker,
+}
+
+impl Waiting {
+    fn waited(&self, now: Ticks) -> Duration {
+        Duration::from_nanos(now.nanos_since(self.submitted))
+    }
+}
+
+/// Whom an answer is for.
+#[derive(Debug)]
+pub(super) enum Taker {
+    Asker(oneshot::Sender<Result<Bytes, ClientError>>),
+    Pipeline(Rc<Answers>),
+}
+
+impl Taker {
+    fn take(self, frame: Result<Bytes, ClientError>) {
+        match self {
+            Taker::Asker(sender) => {
+                // Nobody may be interested any more.
+                let _dropped = sender.send(frame);
+            }
+            Taker::Pipeline(answers) => answers.put(frame),
+        }
+    }
+}
+
+/// What waits to be sent: short pieces are put together.
+#[derive(Debug, Default)]
+struct Unsent {
+    pieces: VecDeque<Bytes>,
+    /// Behind the pieces.
+    short: BytesMut,
+}
+
+impl Unsent {
+    fn push(&mut self, piece: Bytes) {
+        if piece.len() <= SHORT_BYTES_MAX {
+            self.short.extend_from_slice(&piece);
+        } else {
+            self.end_short();
+            self.pieces.push_back(piece);
+        }
+    }
+
+    fn end_short(&mut self) {
+        if !self.short.is_empty() {
+            self.pieces.push_back(self.short.split().freeze());
+        }
+    }
+
+    /// What one send hands to the kernel.
+    fn take(&mut self) -> Vec<Bytes> {
+        self.end_short();
+        let count = self.pieces.len().min(SEND_SLICES_MAX);
+        self.pieces.drain(..count).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.short.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.pieces.clear();
+        self.short.clear();
+    }
 }
 
 impl Wire {
@@ -464,7 +563,7 @@ impl Wire {
             match part {
                 Part::Memory(piece) => {
                     bytes += piece.len();
-                    unsent.push_back(piece);
+                    unsent.push(piece);
                 }
                 Part::File(_) => panic!("requests are sent from memory"),
             }
@@ -481,11 +580,7 @@ impl Wire {
             if self.failure.borrow().is_some() {
                 return;
             }
-            let pieces: Vec<Bytes> = {
-                let mut unsent = self.unsent.borrow_mut();
-                let count = unsent.len().min(SEND_SLICES_MAX);
-                unsent.drain(..count).collect()
-            };
+            let pieces = self.unsent.borrow_mut().take();
             if let Err(error) = self.send_all(&pieces).await {
                 return self.fail(self.disconnected(&error.to_string()));
             }
@@ -539,8 +634,7 @@ impl Wire {
         let expected = waiting.as_ref().map(|waiting| waiting.correlation_id);
         match waiting {
             Some(waiting) if expected == correlation_id => {
-                // Nobody may be interested any more.
-                let _dropped = waiting.sender.send(Ok(frame));
+                waiting.taker.take(Ok(frame));
                 Ok(())
             }
             other => {
@@ -548,7 +642,7 @@ impl Wire {
                     "it answered request {correlation_id:?}, where {expected:?} was due"
                 ));
                 if let Some(waiting) = other {
-                    let _dropped = waiting.sender.send(Err(error.clone()));
+                    waiting.taker.take(Err(error.clone()));
                 }
                 Err(error)
             }
@@ -563,31 +657,32 @@ impl Wire {
         let wire = Rc::clone(self);
         let watching = async move {
             loop {
-                let now = clock::now();
-                let Some(next) = wire.waiting.borrow().iter().map(|w| w.deadline).min() else {
+                let now = clock::ticks();
+                let left = |waiting: &Waiting| waiting.limit.saturating_sub(waiting.waited(now));
+                let Some(left) = wire.waiting.borrow().iter().map(left).min() else {
                     break;
                 };
-                if next <= now {
+                if left.is_zero() {
                     wire.fail(wire.overdue(now));
                     break;
                 }
-                timer::sleep((next - now).min(OVERDUE_CHECK)).await;
+                timer::sleep(left.min(OVERDUE_CHECK)).await;
             }
             wire.watched.set(false);
         };
         glommio::spawn_local(watching).detach();
     }
 
-    fn overdue(&self, now: Instant) -> ClientError {
+    fn overdue(&self, now: Ticks) -> ClientError {
         let waiting = self.waiting.borrow();
         let late = waiting
             .iter()
-            .find(|waiting| waiting.deadline <= now)
+            .find(|waiting| waiting.waited(now) >= waiting.limit)
             .expect("called when there is one");
         ClientError::TimedOut {
             address: self.address.clone(),
             api_key: late.api_key,
-            waited_ms: (now - late.submitted).as_millis() as u64,
+            waited_ms: late.waited(now).as_millis() as u64,
         }
     }
 
@@ -603,7 +698,7 @@ impl Wire {
         *self.failure.borrow_mut() = Some(error.clone());
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         for waiting in waiting {
-            let _dropped = waiting.sender.send(Err(error.clone()));
+            waiting.taker.take(Err(error.clone()));
         }
         self.unsent.borrow_mut().clear();
         self.socket.shutdown();
@@ -677,14 +772,7 @@ mod tests {
     #[test]
     fn pipelined_answers_find_their_requests_in_order() {
         on_executor(async {
-            let broker = FakeBroker::start(|header, reader| {
-                let request = InitProducerIdRequest::decode(reader, header.api_version).unwrap();
-                let response = InitProducerIdResponse {
-                    producer_id: i64::from(request.transaction_timeout_ms),
-                    ..InitProducerIdResponse::default()
-                };
-                Reply::with(header, &response)
-            });
+            let broker = FakeBroker::echo();
             let connection = Connection::connect(&broker.address, &options())
                 .await
                 .unwrap();

@@ -8,9 +8,12 @@ use bytes::{Buf, BytesMut};
 use super::notify::Notify;
 use crate::io::socket::{BoundListener, Listener, Socket};
 use crate::protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
-use crate::protocol::messages::{APIS, ApiVersionsRequest};
+use crate::protocol::messages::{
+    APIS, ApiVersionsRequest, InitProducerIdRequest, InitProducerIdResponse,
+};
 use crate::protocol::{
-    Reader, Request, RequestHeader, Response, Writer, read_request_header, write_response_header,
+    Message, Reader, Request, RequestHeader, Response, Writer, read_request_header,
+    write_response_header,
 };
 
 /// What the script makes of a request.
@@ -50,6 +53,18 @@ impl FakeBroker {
             } else {
                 script(header, reader)
             }
+        })
+    }
+
+    /// Answers InitProducerId with the time-out that it was asked with.
+    pub fn echo() -> FakeBroker {
+        FakeBroker::start(|header, reader| {
+            let request = InitProducerIdRequest::decode(reader, header.api_version).unwrap();
+            let response = InitProducerIdResponse {
+                producer_id: i64::from(request.transaction_timeout_ms),
+                ..InitProducerIdResponse::default()
+            };
+            Reply::with(header, &response)
         })
     }
 

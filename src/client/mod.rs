@@ -14,6 +14,7 @@ pub mod membership;
 mod notify;
 mod offsets;
 mod partitioner;
+mod pipeline;
 pub mod producer;
 pub mod time;
 
@@ -24,4 +25,5 @@ pub use error::ClientError;
 pub use groups::{Committer, GroupOffsets};
 pub use membership::Membership;
 pub use offsets::{Isolation, OffsetSpec};
+pub use pipeline::Pipeline;
 pub use producer::{Acks, Delivered, Delivery, Producer, ProducerOptions, ProducerRecord};
