@@ -1,4 +1,5 @@
-//! Owns accepting: every core accepts, and hands the socket to the core with the fewest live connections.
+//! Owns accepting: every core accepts, and hands the socket to the core with the fewest live connections. It also hands over
+//! those that are better served on another core later.
 
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
