@@ -1,5 +1,5 @@
-//! Owns on which core a connection is served best: its own, until it has asked nothing but the coordinator of one group
-//! on another core for a while, as clients' connections for their groups do. There no request of it crosses.
+//! Owns on which core a connection is served best: its own, until it has asked nothing but the coordinators
+//! of one other core for a while, as clients' connections for their groups do. There no request of it crosses.
 
 use std::cell::Cell;
 
