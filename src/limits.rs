@@ -48,7 +48,7 @@ pub const JOURNAL_ENTRY_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one write into a journal.
 pub const JOURNAL_FRAME_BYTES_MAX: usize = 1 << 20;
 
-/// What a journal's file grows by, and what of it is used again at a time.
+/// What a journal begins with, and what of it is used again at a time.
 pub const JOURNAL_ZONE_BYTES: u32 = 4 << 20;
 
 /// As large as the journal of one core grows.

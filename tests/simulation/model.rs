@@ -100,9 +100,14 @@ impl Model {
             let view = BatchView::parse(&batch.bytes).expect("well made");
             if view.has_producer_id() {
                 let producer = (view.producer_id().0 - 100) as usize;
-                self.sequences[producer] += view.records_count();
+                self.sequences[producer] = view.base_sequence() + view.records_count();
             }
         }
+    }
+
+    /// What lay below `start` never was.
+    pub fn forget_below(&mut self, start: Offset) {
+        self.batches.retain(|batch| batch.next > start);
     }
 
     /// Everything is gone, the log begins anew at `offset`.
@@ -123,8 +128,13 @@ impl Model {
 
     /// The producers' state that a replay of the whole history gives.
     pub fn producers(&self) -> ProducerStates {
+        self.producers_below(Offset(i64::MAX))
+    }
+
+    /// As [`Model::producers`], of what lies below `end`.
+    pub fn producers_below(&self, end: Offset) -> ProducerStates {
         let mut states = ProducerStates::new(self.begins);
-        for batch in &self.batches {
+        for batch in self.batches.iter().take_while(|batch| batch.next <= end) {
             let view = BatchView::parse(&batch.bytes).expect("well made");
             if view.has_producer_id() {
                 states.append(&ProducerBatch {

@@ -15,6 +15,7 @@ use coati::log::checkpoints::{
 use coati::log::directory;
 use coati::log::journal::replay::{self, Journaled};
 use coati::log::journal::{Journal, JournalKey, JournalLimits};
+use coati::log::producers::ProducerStates;
 use coati::log::{
     FlushPolicy, Log, LogContext, LogError, LogSettings, Opening, Sabotage, TailBudget, WriteLimits,
 };
@@ -681,6 +682,10 @@ impl World {
         if relaxed && empty && recovered <= model.start {
             model.begin_at(recovered);
         } else {
+            let whole = model.producers_below(recovered);
+            if relaxed && !is_alike(&log.producers().borrow(), &whole) {
+                model.forget_below(log.start_offset());
+            }
             model.truncate(recovered);
         }
         // Recovery syncs what it keeps.
@@ -720,6 +725,11 @@ fn begin_journals(contexts: &[LogContext]) {
 
 type SharedModel = Rc<RefCell<Model>>;
 
+fn is_alike(found: &ProducerStates, expected: &ProducerStates) -> bool {
+    found.encode_snapshot() == expected.encode_snapshot()
+        && found.end_offset() == expected.end_offset()
+}
+
 fn check_log(executor: &mut Executor, checked: &SharedModel, log: &Rc<Log>) -> Result<(), String> {
     let (start, end) = (log.start_offset(), log.end_offset());
     let reader = log.clone();
@@ -750,9 +760,7 @@ fn check_log(executor: &mut Executor, checked: &SharedModel, log: &Rc<Log>) -> R
     let model = checked.borrow();
     let expected = model.producers();
     let found = log.producers().borrow();
-    if found.encode_snapshot() != expected.encode_snapshot()
-        || found.end_offset() != expected.end_offset()
-    {
+    if !is_alike(&found, &expected) {
         return Err(format!("producers are {found:?}, not {expected:?}"));
     }
     // Deleted records may come back, their epochs need not.

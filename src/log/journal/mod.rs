@@ -1,12 +1,12 @@
-//! Owns a core's journal: the one file that the small appends of all the core's logs go into, in one write, before
+//! Owns a core's journal: the one place that the small appends of all the core's logs go into, in one write, before
 //! their acknowledgements leave. Their segments are written behind it, so that the writes an acknowledgement waits for
 //! do not grow with the partitions. It never decides which appends come here (`dispatch`), and never reads what it wrote:
 //! `replay` does, at the next start, if there was no clean stop.
 //!
-//! The file grows by zones, zeroed before they are used, so that a write changes no metadata of the file system. It
-//! doubles each time: the sync behind a growth waits for the file system's own journal, and acknowledgements with it. A
-//! zone is used again when all that lies in it is in synced segments. No block is written twice in one use: a torn write
-//! harms nothing that was acknowledged.
+//! It lies in zones, zeroed before they are used, so that a write changes no metadata of the file system. It grows by
+//! files, each as large as all before it: a sync of a file that grows waits for the file system's own journal, and
+//! acknowledgements with it. A zone is used again when all that lies in it is in synced segments. No block is written
+//! twice in one use: a torn write harms nothing that was acknowledged.
 
 mod dispatch;
 mod frame;
@@ -14,15 +14,16 @@ pub mod replay;
 mod zones;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::try_join_all;
 use futures::stream;
 
 use super::settings::{Durability, Spawn};
@@ -77,7 +78,6 @@ struct Inner {
     spawn: Spawn,
     path: PathBuf,
     limits: JournalLimits,
-    generation: u64,
     /// Zones are used again although segments still need them.
     #[cfg(feature = "simulation")]
     forgets: std::cell::Cell<bool>,
@@ -98,7 +98,9 @@ enum Condition {
 
 struct State {
     condition: Condition,
-    file: Option<File>,
+    files: Vec<File>,
+    /// Numbers of the files that were written since their last sync.
+    written: BTreeSet<usize>,
     zones: Zones,
     zones_max: usize,
     /// Logs with something to write.
@@ -109,22 +111,20 @@ struct State {
     sync_wanted: bool,
     /// Logs with entries that are written and not synced.
     unsynced: Vec<Weak<Log>>,
-    /// More zones are being zeroed, or synced.
     growing: bool,
-    /// Zones that were zeroed, and count when that is synced.
-    zeroed: usize,
     settling: bool,
 }
 
 /// One frame, and what it holds of whom.
 struct Gathered {
     bytes: Bytes,
+    file: usize,
     position: u64,
     runs: Vec<(Rc<Log>, Offset)>,
 }
 
 impl Journal {
-    /// The journal in a file of this name. `generation` is a random number, told by every frame.
+    /// The journal whose first file has this name. `generation` is a random number, told by every frame.
     pub fn new(
         disk: Disk,
         spawn: Spawn,
@@ -141,12 +141,12 @@ impl Journal {
             spawn,
             path,
             limits,
-            generation,
             #[cfg(feature = "simulation")]
             forgets: std::cell::Cell::new(false),
             state: RefCell::new(State {
                 condition: Condition::NotBegun,
-                file: None,
+                files: Vec::new(),
+                written: BTreeSet::new(),
                 zones: Zones::new(generation, limits.zone_bytes),
                 zones_max: limits.zones_max,
                 queue: VecDeque::new(),
@@ -155,7 +155,6 @@ impl Journal {
                 sync_wanted: false,
                 unsynced: Vec::new(),
                 growing: false,
-                zeroed: 0,
                 settling: false,
             }),
         }))
@@ -218,8 +217,7 @@ impl Journal {
             let Some(gathered) = self.gather() else {
                 return;
             };
-            let file = self.0.state.borrow().file.clone();
-            let file = file.expect("a journal that gathers is ready");
+            let file = self.0.state.borrow().files[gathered.file].clone();
             let began = stages::begin();
             let written = file.write_at(vec![gathered.bytes], gathered.position).await;
             stages::end(Stage::Journal, began);
@@ -231,7 +229,7 @@ impl Journal {
                 // It failed meanwhile, and will not be synced any more.
                 return gathered.runs.iter().for_each(|(log, _)| log.go_straight());
             }
-            self.on_written(gathered.runs);
+            self.on_written(gathered.file, gathered.runs);
         }
     }
 
@@ -250,9 +248,10 @@ impl Journal {
         gathered
     }
 
-    fn on_written(&self, runs: Vec<(Rc<Log>, Offset)>) {
+    fn on_written(&self, file: usize, runs: Vec<(Rc<Log>, Offset)>) {
         {
             let state = &mut *self.0.state.borrow_mut();
+            state.written.insert(file);
             for (log, upto) in &runs {
                 if log.note_journaled(*upto) {
                     state.unsynced.push(Rc::downgrade(log));
@@ -277,34 +276,31 @@ impl Journal {
         (self.0.spawn)(Box::pin(async move { journal.sync_while_wanted().await }));
     }
 
-    /// The one place that syncs the file once it is ready: of two syncs at once only one is told of an error.
+    /// The one place that syncs files that are written to: of two syncs at once only one is told of an error.
     async fn sync_while_wanted(&self) {
         loop {
-            let (file, waiting, zeroed) = {
+            let (files, waiting) = {
                 let state = &mut *self.0.state.borrow_mut();
-                if !std::mem::take(&mut state.sync_wanted) || state.file.is_none() {
+                if !std::mem::take(&mut state.sync_wanted) || state.files.is_empty() {
                     state.syncing = false;
                     return;
                 }
                 let waiting = std::mem::take(&mut state.unsynced);
                 let waiting = waiting.iter().filter_map(Weak::upgrade);
                 let waiting: Vec<_> = waiting.map(|log| (log.unlist_journaled(), log)).collect();
-                let zeroed = std::mem::take(&mut state.zeroed);
-                (state.file.clone().expect("just seen"), waiting, zeroed)
+                let written = std::mem::take(&mut state.written);
+                let files = written.iter().map(|number| state.files[*number].clone());
+                (files.collect::<Vec<_>>(), waiting)
             };
             let began = stages::begin();
-            let synced = file.sync_data().await;
+            // Two, when one was full.
+            let synced = try_join_all(files.iter().map(File::sync_data)).await;
             stages::end(Stage::Sync, began);
             if let Err(error) = synced {
                 let mut lost: Vec<_> = waiting.into_iter().map(|(_, log)| log).collect();
                 let written = std::mem::take(&mut self.0.state.borrow_mut().unsynced);
                 lost.extend(written.iter().filter_map(Weak::upgrade));
                 return self.fail("syncing the journal", &error, lost);
-            }
-            if zeroed > 0 {
-                let state = &mut *self.0.state.borrow_mut();
-                state.zones.add(zeroed);
-                state.growing = false;
             }
             for (upto, log) in waiting {
                 log.on_journal_synced(upto);
@@ -318,7 +314,8 @@ impl Journal {
         let others = {
             let state = &mut *self.0.state.borrow_mut();
             state.condition = Condition::Off;
-            state.file = None;
+            state.files.clear();
+            state.written.clear();
             state.writing = false;
             let unsynced = std::mem::take(&mut state.unsynced);
             let mut others: Vec<_> = unsynced.iter().filter_map(Weak::upgrade).collect();
@@ -377,49 +374,73 @@ impl Journal {
     }
 
     async fn make(&self) {
-        match self.make_file().await {
-            Ok((file, zones)) => {
-                let state = &mut *self.0.state.borrow_mut();
-                if state.condition == Condition::BeingMade {
-                    state.file = Some(file);
-                    state.zones = zones;
-                    state.condition = Condition::Ready;
+        let made = self.add_file(1).await;
+        let state = &mut *self.0.state.borrow_mut();
+        if state.condition == Condition::BeingMade {
+            state.condition = match made {
+                Ok(()) => Condition::Ready,
+                Err(error) => {
+                    tracing::warn!(path = %self.0.path.display(), %error, "there will be no journal: every log is synced by itself");
+                    Condition::Off
                 }
+            };
+        }
+    }
+
+    async fn grow(&self) {
+        let count = {
+            let state = self.0.state.borrow();
+            let count = state.zones.count();
+            count.min(state.zones_max - count)
+        };
+        let added = self.add_file(count).await;
+        let state = &mut *self.0.state.borrow_mut();
+        if let Err(error) = added {
+            tracing::warn!(path = %self.0.path.display(), %error, "the journal does not grow any more");
+            state.zones_max = state.zones.count();
+        }
+        state.growing = false;
+    }
+
+    /// Adds a file of so many zones once all of it and its name are on stable storage.
+    async fn add_file(&self, zones: usize) -> io::Result<()> {
+        let (number, generation) = self.0.state.borrow().zones.next_file();
+        let path = replay::file_of(&self.0.path, number);
+        match self.make_file(&path, generation, zones).await {
+            Ok(file) => {
+                let state = &mut *self.0.state.borrow_mut();
+                state.files.push(file);
+                state.zones.add_file(zones);
+                Ok(())
             }
             Err(error) => {
-                tracing::warn!(path = %self.0.path.display(), %error, "there will be no journal: every log is synced by itself");
-                self.0.state.borrow_mut().condition = Condition::Off;
                 // It takes space that others may need, and says nothing.
-                let _there_is_none = self.0.disk.remove(&self.0.path).await;
+                let _there_is_none = self.0.disk.remove(&path).await;
+                Err(error)
             }
         }
     }
 
-    /// The file with its header and one zone, all of it and its name on stable storage.
-    async fn make_file(&self) -> io::Result<(File, Zones)> {
-        let file = self.0.disk.open(&self.0.path, Mode::Create).await?;
+    async fn make_file(&self, path: &Path, generation: u64, zones: usize) -> io::Result<File> {
+        let file = self.0.disk.open(path, Mode::Create).await?;
+        let zone_bytes = self.0.limits.zone_bytes;
         let header = FileHeader {
-            generation: self.0.generation,
-            zone_bytes: self.0.limits.zone_bytes,
+            generation,
+            zone_bytes,
         };
         let block = header.encode();
         file.write_at(vec![block.slice(0..BLOCK)], 0).await?;
-        let mut zones = Zones::new(header.generation, header.zone_bytes);
-        self.zero(&file, zones.start_of(0), 1).await?;
+        self.zero(&file, zones as u64 * u64::from(zone_bytes))
+            .await?;
         file.sync_data().await?;
-        let folder = self
-            .0
-            .path
-            .parent()
-            .expect("a journal lies in a data folder");
+        let folder = path.parent().expect("a journal lies in a data folder");
         self.0.disk.sync_dir(folder).await?;
-        zones.add(1);
-        Ok((file, zones))
+        Ok(file)
     }
 
-    /// Makes `count` zones of zeroes, the first of which begins at `start`.
-    async fn zero(&self, file: &File, start: u64, count: usize) -> io::Result<()> {
-        let length = count as u64 * u64::from(self.0.limits.zone_bytes);
+    /// Writes `length` zeroes behind the file's header.
+    async fn zero(&self, file: &File, length: u64) -> io::Result<()> {
+        let start = BLOCK as u64;
         match file.allocate(start, length).await {
             Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
             _ => {}
@@ -435,36 +456,6 @@ impl Journal {
             done += next as u64;
         }
         Ok(())
-    }
-
-    async fn grow(&self) {
-        let (file, start, count) = {
-            let state = self.0.state.borrow();
-            let count = state.zones.count();
-            let start = state.zones.start_of(count);
-            (
-                state.file.clone(),
-                start,
-                count.min(state.zones_max - count),
-            )
-        };
-        let Some(file) = file else { return };
-        let zeroed = self.zero(&file, start, count).await;
-        {
-            let state = &mut *self.0.state.borrow_mut();
-            match zeroed {
-                Ok(()) => {
-                    state.zeroed = count;
-                    state.sync_wanted = true;
-                }
-                Err(error) => {
-                    tracing::warn!(path = %self.0.path.display(), %error, "the journal does not grow any more");
-                    state.zones_max = state.zones.count();
-                    state.growing = false;
-                }
-            }
-        }
-        self.kick_syncer();
     }
 }
 
@@ -506,12 +497,13 @@ impl State {
             let upto = log.send_into(&mut builder);
             runs.push((log, upto));
         }
-        let place = self.zones.place(length);
+        let (file, place) = self.zones.place(length);
         for (log, upto) in &runs {
             self.zones.hold(log, *upto);
         }
         let gathered = Gathered {
             bytes: builder.finish(place),
+            file,
             position: place.position,
             runs,
         };

@@ -22,9 +22,27 @@ const KEPT: &str = "coati-journal.kept";
 /// What the journals of a data folder hold, by log, oldest first.
 pub type Journaled = BTreeMap<JournalKey, Vec<JournaledRun>>;
 
-/// The journal's file of a core.
+/// The first file of a core's journal.
 pub fn path_of(root: &Path, core: u16) -> PathBuf {
     root.join(format!("{PREFIX}{core}"))
+}
+
+/// The file of this number of the journal whose first one is `path`.
+pub(super) fn file_of(path: &Path, number: usize) -> PathBuf {
+    if number == 0 {
+        return path.to_owned();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+/// What the names of all files of one journal have in common.
+fn journal_of(path: &Path) -> String {
+    let name = path.file_name().expect("a file that was listed");
+    let name = name.to_string_lossy();
+    let rest = name.strip_prefix(PREFIX).expect("one of ours");
+    rest.split('.').next().unwrap_or_default().to_owned()
 }
 
 async fn files(disk: &Disk, root: &Path) -> io::Result<Vec<PathBuf>> {
@@ -47,21 +65,34 @@ pub async fn read_trusting(disk: &Disk, root: &Path) -> io::Result<Journaled> {
 }
 
 async fn read_all(disk: &Disk, root: &Path, trusting: bool) -> io::Result<Journaled> {
-    let mut journaled = Journaled::new();
+    let mut journals: BTreeMap<String, Vec<Frame>> = BTreeMap::new();
     for path in files(disk, root).await? {
         if path.extension().is_some_and(|extension| extension == "tmp") {
             continue; // Was being written.
         }
-        for frame in read_frames(disk, &path, trusting).await? {
-            for (key, run) in frame.entries {
-                journaled.entry(key).or_default().push(run);
-            }
+        let frames = journals.entry(journal_of(&path)).or_default();
+        frames.extend(read_frames(disk, &path, trusting).await?);
+    }
+    let mut journaled = Journaled::new();
+    for mut frames in journals.into_values() {
+        keep_needed(&mut frames, trusting);
+        for (key, run) in frames.into_iter().flat_map(|frame| frame.entries) {
+            journaled.entry(key).or_default().push(run);
         }
     }
     Ok(journaled)
 }
 
-/// The frames of one file that were needed when it was last written to, in the order they were written.
+/// Keeps the frames of one journal that were needed when it was last written to, in the order they were written.
+fn keep_needed(frames: &mut Vec<Frame>, trusting: bool) {
+    let floor = frames.iter().map(|frame| frame.place.floor).max();
+    if !trusting {
+        frames.retain(|frame| Some(frame.place.sequence) >= floor);
+    }
+    frames.sort_by_key(|frame| (frame.place.sequence, frame.place.number));
+}
+
+/// The frames of the last use of each zone of a file.
 async fn read_frames(disk: &Disk, path: &Path, trusting: bool) -> io::Result<Vec<Frame>> {
     let file = disk.open(path, Mode::Read).await?;
     file.forget_cached();
@@ -77,11 +108,6 @@ async fn read_frames(disk: &Disk, path: &Path, trusting: bool) -> io::Result<Vec
         frames.extend(frames_of(&zone, header.generation, start, trusting));
         start += u64::from(header.zone_bytes);
     }
-    let floor = frames.iter().map(|frame| frame.place.floor).max();
-    if !trusting {
-        frames.retain(|frame| Some(frame.place.sequence) >= floor);
-    }
-    frames.sort_by_key(|frame| (frame.place.sequence, frame.place.number));
     Ok(frames)
 }
 
@@ -178,12 +204,23 @@ mod tests {
     };
 
     fn frame(sequence: u64, floor: u64, zone: u64, number: u32, offset: i64) -> Bytes {
+        frame_in_file(0, sequence, floor, zone, number, offset)
+    }
+
+    fn frame_in_file(
+        file: u64,
+        sequence: u64,
+        floor: u64,
+        zone: u64,
+        number: u32,
+        offset: i64,
+    ) -> Bytes {
         let mut frame = FrameBuilder::new(FRAME_HEADER_BYTES + ENTRY_HEADER_BYTES + 100);
         frame.entry(KEY, Offset(offset)..Offset(offset + 1), Offset(0), 100);
         frame.append(&[offset as u8; 100]);
         let block = BLOCK as u64;
         frame.finish(Place {
-            generation: 1,
+            generation: 1 + file,
             sequence,
             floor,
             position: block + zone * 2 * block + u64::from(number) * block,
@@ -191,16 +228,20 @@ mod tests {
         })
     }
 
-    async fn offsets_of(folder: &Path, frames: &[Bytes]) -> Vec<i64> {
+    fn write_file(folder: &Path, number: usize, frames: &[Bytes]) {
         let header = FileHeader {
-            generation: 1,
+            generation: 1 + number as u64,
             zone_bytes: 2 * BLOCK as u32,
         };
         let mut bytes = header.encode().peek(0..BLOCK).to_vec();
         frames
             .iter()
             .for_each(|frame| bytes.extend_from_slice(frame));
-        std::fs::write(path_of(folder, 0), bytes).unwrap();
+        std::fs::write(file_of(&path_of(folder, 0), number), bytes).unwrap();
+    }
+
+    async fn offsets_of(folder: &Path, frames: &[Bytes]) -> Vec<i64> {
+        write_file(folder, 0, frames);
         let journaled = read(&Disk::buffered(), folder).await.unwrap();
         let runs = journaled.get(&KEY).into_iter().flatten();
         runs.map(|run| run.from.0).collect()
@@ -225,8 +266,21 @@ mod tests {
                 assert_eq!(offsets_of(root, &both).await, [10, 11, 12]);
                 // The newer says that the older is needed no more.
                 let alone = [frame(3, 3, 0, 0, 12), empty];
-                let both = [alone, older].concat();
+                let both = [alone.clone(), older].concat();
                 assert_eq!(offsets_of(root, &both).await, [12]);
+                // It may lie in another file.
+                let older = [
+                    frame_in_file(1, 2, 2, 0, 0, 10),
+                    frame_in_file(1, 2, 2, 0, 1, 11),
+                ];
+                write_file(root, 1, &older);
+                assert_eq!(offsets_of(root, &newer).await, [10, 11, 12]);
+                assert_eq!(offsets_of(root, &alone).await, [12]);
+                // Another core's journal counts its own.
+                std::fs::rename(file_of(&path_of(root, 0), 1), path_of(root, 1)).unwrap();
+                assert_eq!(offsets_of(root, &alone).await, [12, 10, 11]);
+                std::fs::remove_file(path_of(root, 1)).unwrap();
+                assert_eq!(offsets_of(root, &alone).await, [12]);
                 // What is kept for a log that did not open is read again, alone.
                 let journaled = read(&Disk::buffered(), root).await.unwrap();
                 discard(&Disk::buffered(), root, &journaled, &[KEY])

@@ -1,4 +1,4 @@
-//! Owns which part of the journal's file is used for what: zones that are filled one after the other, and freed when
+//! Owns which part of the journal's files is used for what: zones that are filled one after the other, and freed when
 //! every log with entries in them has these in synced segments. Touches no file.
 
 use std::collections::{HashSet, VecDeque};
@@ -15,6 +15,7 @@ pub(in crate::log) type Slot = Option<(u64, usize)>;
 pub(super) struct Zones {
     generation: u64,
     zone_bytes: u32,
+    files: usize,
     zones: Vec<Zone>,
     /// Begun and still needed, oldest first; the last is being filled.
     live: VecDeque<usize>,
@@ -22,8 +23,10 @@ pub(super) struct Zones {
     next_sequence: u64,
 }
 
-#[derive(Default)]
 struct Zone {
+    file: usize,
+    /// In the file.
+    start: u64,
     sequence: u64,
     used: u32,
     frames: u32,
@@ -49,6 +52,7 @@ impl Zones {
         Zones {
             generation,
             zone_bytes,
+            files: 0,
             zones: Vec::new(),
             live: VecDeque::new(),
             free: VecDeque::new(),
@@ -64,15 +68,28 @@ impl Zones {
         self.live.len()
     }
 
-    /// Where the zone of this number begins in the file.
-    pub(super) fn start_of(&self, number: usize) -> u64 {
-        BLOCK as u64 + number as u64 * u64::from(self.zone_bytes)
+    /// The number of the file that comes next, and what tells its frames from those of all others.
+    pub(super) fn next_file(&self) -> (usize, u64) {
+        (self.files, self.generation_of(self.files))
     }
 
-    /// Zones more, behind all others; they are zeroed and synced.
-    pub(super) fn add(&mut self, count: usize) {
+    fn generation_of(&self, file: usize) -> u64 {
+        self.generation.wrapping_add(file as u64)
+    }
+
+    /// The next file, zeroed and synced, has so many zones.
+    pub(super) fn add_file(&mut self, zones: usize) {
         let before = self.zones.len();
-        self.zones.resize_with(before + count, Zone::default);
+        let starts = (BLOCK as u64..).step_by(self.zone_bytes as usize);
+        self.zones.extend(starts.take(zones).map(|start| Zone {
+            file: self.files,
+            start,
+            sequence: 0,
+            used: 0,
+            frames: 0,
+            holders: Vec::new(),
+        }));
+        self.files += 1;
         self.free.extend(before..self.zones.len());
     }
 
@@ -87,33 +104,32 @@ impl Zones {
             }
         }
         let next = self.free.pop_front()?;
-        self.zones[next] = Zone {
-            sequence: self.next_sequence,
-            ..Zone::default()
-        };
+        let zone = &mut self.zones[next];
+        (zone.sequence, zone.used, zone.frames) = (self.next_sequence, 0, 0);
         self.next_sequence += 1;
         self.live.push_back(next);
         Some(self.zone_bytes as usize)
     }
 
-    /// A place for a frame of `bytes`, for which there is room.
-    pub(super) fn place(&mut self, bytes: usize) -> Place {
+    /// A place for a frame of `bytes`, for which there is room, and the number of its file.
+    pub(super) fn place(&mut self, bytes: usize) -> (usize, Place) {
         let bytes = bytes.next_multiple_of(BLOCK) as u32;
         let floor = self.zones[self.live[0]].sequence;
         let number = *self.live.back().expect("room was made");
-        let start = self.start_of(number);
+        let file = self.zones[number].file;
+        let generation = self.generation_of(file);
         let zone = &mut self.zones[number];
         assert!(zone.used + bytes <= self.zone_bytes);
         let place = Place {
-            generation: self.generation,
+            generation,
             sequence: zone.sequence,
             floor,
-            position: start + u64::from(zone.used),
+            position: zone.start + u64::from(zone.used),
             number: zone.frames,
         };
         zone.used += bytes;
         zone.frames += 1;
-        place
+        (file, place)
     }
 
     /// The current zone has an entry of `log` that ends at `upto`.
