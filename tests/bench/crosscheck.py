@@ -5,8 +5,8 @@
 In interleaved rounds, each on a topic of its own and the first to warm the broker up, both send the same records at the same rate, batches, linger, acks and requests in
 flight; medians of throughput and of latency (from when a record was due until its acknowledgement) are told side by side, with the median of
 the rounds' ratios: what changes from round to round, as a page cache that is full, hits both. A run counts only when every record was
-acknowledged. --strict also asserts that the ratios are within 15 % of 1, which takes a machine with nothing else to do: a test on a
-crowded one would judge its neighbours.
+acknowledged. --strict also asserts that the ratios at a rate are within 15 % of 1, and that without one the generator is not the slower, which
+takes a machine with nothing else to do: a test on a crowded one would judge its neighbours.
 """
 
 import argparse
@@ -41,8 +41,10 @@ class Setting(typing.NamedTuple):
 SETTINGS = [
     # Latency at an easy rate: 5 ms of linger are most of it, as with the Java client's default.
     Setting("5,000 records/s", 5000, 1000, 5, 60, 5, "all", ("records_per_second", "p50", "p99")),
-    # As fast as acknowledged: large requests, one at a time, so that the broker is what both wait for. Without a rate the clients'
-    # latencies are of different things: librdkafka's records wait in its queue, the generator makes none before there is a place for it.
+    # Large requests, at a rate that both clients reach beside their broker.
+    Setting("10,000 records/s of 10 KB", 10_000, 10_000, 5, 50, 5, "all", ("records_per_second", "p50", "p99")),
+    # As fast as acknowledged: large requests, one at a time. What each client needs to make one is part of every turn, and librdkafka
+    # needs more. Latencies are of different things: its records wait in its queue, the generator makes none before there is a place for it.
     Setting("as fast as acknowledged", 0, 10_000, 5, 50, 1, "all", ("records_per_second",)),
 ]
 
@@ -106,7 +108,7 @@ def check(server, setting: Setting, options) -> bool:
     for figure in setting.figures:
         ours, theirs = ([report[figure] for report in reports[client]] for client in CLIENTS)
         ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
-        within = abs(ratio - 1) <= TOLERANCE
+        within = abs(ratio - 1) <= TOLERANCE or (setting.rate == 0 and ratio > 1)
         agree = agree and within
         print(f"    {figure:<20} coati bench {statistics.median(ours):>10.3f}   librdkafka {statistics.median(theirs):>10.3f}"
               f"   ratio {ratio:5.2f}{'' if within else '  apart'}", flush=True)

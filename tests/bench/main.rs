@@ -1,8 +1,12 @@
 //! The load generator against the real broker: its figures can be trusted when the broker stalls.
 
+mod bare;
 #[path = "../robust/broker.rs"]
 #[allow(dead_code, reason = "shared with another suite, which uses all of it")]
 mod broker;
+#[path = "../robust/client.rs"]
+#[allow(dead_code, reason = "shared with another suite, which uses all of it")]
+mod client;
 mod interrupted;
 mod proxy;
 mod sink;
@@ -315,9 +319,55 @@ fn what_one_core_of_the_generator_gives_into_a_sink() {
         println!("{name}: the median, and all rounds from the least");
         for (figure, pointer) in FIGURES {
             let round = |round: &Vec<Value>| number(&round[load], pointer);
-            let mut figures: Vec<f64> = rounds.iter().map(round).collect();
-            figures.sort_by(f64::total_cmp);
-            println!("  {figure:<20} {:>10}   {figures:?}", figures[2]);
+            tell(figure, rounds.iter().map(round).collect());
         }
     }
+}
+
+/// What the generator adds to the time until a request is answered: beside it the least a client can be, into the same
+/// sink. Rounds are short and many: what the machine itself stops both for then spoils few of them.
+#[test]
+#[ignore = "it measures; bench/RESULTS.md has the command"]
+fn what_the_generator_adds_to_a_bare_socket() {
+    let loads = [
+        (LOADS[2], 1, 262_144, 1907.0),
+        (LOADS[3], 16, 100, 70_000.0),
+    ];
+    let (warm_up, measured) = (Duration::from_millis(200), Duration::from_millis(500));
+    let (_broker, sink) = behind_sink();
+    let address = sink.address.parse().expect("an address");
+    for ((name, arguments), connections, record_bytes, requests_per_second) in loads {
+        let load = bare::Load {
+            connections,
+            record_bytes,
+            requests_per_second,
+        };
+        println!("{name}: ms until answered; the median, and all rounds from the least");
+        // Of each round the generator's, and the bare socket's.
+        let rounds: Vec<[[f64; 2]; 2]> = (0..21)
+            .map(|_| {
+                let flags = format!("{arguments} --cpu 1 --warm-up 0.2 --seconds 0.5");
+                let report = bench(&sink.address, &flags);
+                let pointers = ["/acknowledge/p50", "/acknowledge/p99"];
+                let times = bare::answer_times(address, &load, warm_up, measured);
+                let bare = [times.len() / 2, times.len() * 99 / 100];
+                [
+                    pointers.map(|pointer| number(&report, pointer)),
+                    bare.map(|rank| times[rank].as_secs_f64() * 1e3),
+                ]
+            })
+            .collect();
+        for (at, percentile) in ["p50", "p99"].into_iter().enumerate() {
+            for (client, who) in ["generator", "bare socket"].into_iter().enumerate() {
+                let figures = rounds.iter().map(|round| round[client][at]).collect();
+                tell(&format!("{percentile} {who}"), figures);
+            }
+        }
+    }
+}
+
+fn tell(figure: &str, mut figures: Vec<f64>) {
+    figures.sort_by(f64::total_cmp);
+    let median = figures[figures.len() / 2];
+    println!("  {figure:<24} {median:>10.3}   {figures:.3?}");
 }
