@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use coati::io::clock;
 use coati::io::socket::do_not_pace_loopback;
 use glommio::{LocalExecutorBuilder, Placement};
 
@@ -43,7 +44,7 @@ pub fn answer_times(
     // The executor is what pins a thread: nothing in it waits.
     let executor = LocalExecutorBuilder::new(Placement::Fixed(1));
     let times = executor.spawn(move || async move {
-        let start = Instant::now();
+        let start = clock::now();
         let (mut times, mut sent) = (Vec::new(), 0_u32);
         loop {
             let due = start + Duration::from_secs_f64(f64::from(sent) / rate);
@@ -52,7 +53,7 @@ pub fn answer_times(
                 times.sort_unstable();
                 return times;
             }
-            if !is_over && Instant::now() >= due {
+            if !is_over && clock::now() >= due {
                 let turn = sent as usize % connections.len();
                 connections[turn].send(&frame, due);
                 sent += 1;
@@ -60,7 +61,7 @@ pub fn answer_times(
             for connection in &mut connections {
                 connection.receive(|due| {
                     if due >= start + warm_up {
-                        times.push(due.elapsed());
+                        times.push(clock::now() - due);
                     }
                 });
             }
