@@ -3,9 +3,6 @@
 /// Cores that one broker uses.
 pub const SHARDS_MAX: u16 = 255;
 
-/// Memory of all cores for what was written last, to serve it again without the disk.
-pub const TAIL_CACHE_BYTES: usize = 256 << 20;
-
 /// Bytes of requests of one connection that may be in progress before it stops reading.
 pub const CONNECTION_REQUEST_BYTES_MAX: usize = 16 << 20;
 

@@ -52,6 +52,8 @@ pub struct BrokerConfig {
     pub max_connections_per_ip_overrides: Vec<(IpAddr, usize)>,
     /// `None` leaves the bound to the program's own limits.
     pub queued_max_request_bytes: Option<usize>,
+    /// Of all cores.
+    pub tail_cache_bytes: usize,
     pub fetch_max_bytes: usize,
     pub fetch_session_slots: usize,
     pub describe_partitions_max: usize,
@@ -131,6 +133,7 @@ impl BrokerConfig {
             max_connections_per_ip: values.number("max.connections.per.ip"),
             max_connections_per_ip_overrides: connections_by_address(&values)?,
             queued_max_request_bytes: values.unless_negative("queued.max.request.bytes"),
+            tail_cache_bytes: values.number("log.tail.cache.bytes"),
             fetch_max_bytes: values.number("fetch.max.bytes"),
             fetch_session_slots: values.number("max.incremental.fetch.session.cache.slots"),
             describe_partitions_max: values.number("max.request.partition.size.limit"),

@@ -339,7 +339,8 @@ impl Seed {
                 .expect("the queue lives as long as the core")
                 .detach();
         });
-        let budget = TailBudget::new(limits::TAIL_CACHE_BYTES / usize::from(self.broker.shards));
+        let tail_bytes = self.broker.config.tail_cache_bytes;
+        let budget = TailBudget::new(tail_bytes / usize::from(self.broker.shards));
         let mut logs = LogContext::new(Disk::direct(), spawn, budget);
         logs.journal = Some(Journal::new(
             logs.disk.clone(),

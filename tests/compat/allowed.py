@@ -41,7 +41,7 @@ ALLOWED: list[Allowance] = [
     Allowance(INSIDE, api="DescribeQuorum", path=r"Nodes\.0\.Listeners", got=equals([])),
     Allowance(INSIDE, api="DescribeConfigs", label="(the|all) brokers?.*", path=r".*\.Configs\.(controller\.quorum\.voters|listeners)\..*"),
     Allowance("Coati has settings of its own.", api="DescribeConfigs", label="(the|all) brokers?.*",
-              path=r".*\.Configs\.(admin\.listener|cores|group\.members\.max\.bytes|log\.flush\.policy)", expected=equals(ABSENT)),
+              path=r".*\.Configs\.(admin\.listener|cores|group\.members\.max\.bytes|log\.flush\.policy|log\.tail\.cache\.bytes)", expected=equals(ABSENT)),
     Allowance("There are no Java loggers to describe.", api="DescribeConfigs", label="the loggers", path=r"Results\.0\.Configs", got=equals([])),
     Allowance("A topic that Metadata creates is ready when it answers; Apache Kafka says UNKNOWN_TOPIC_OR_PARTITION and lets the client ask again.",
               api="Metadata", label="creates a topic", path=r"Topics\.auto-.*"),

@@ -12,6 +12,8 @@ use coati::protocol::messages::{ApiVersionsRequest, FetchRequest};
 use crate::broker::Broker;
 use crate::client::*;
 
+/// As large as by default: much more is fetched than fits.
+const TAIL_CACHE_BYTES: usize = 256 << 20;
 const IDLE: usize = 5000;
 const SLOW: usize = 200;
 /// Fetches that each slow reader has sent ahead.
@@ -96,7 +98,8 @@ fn pass_records(broker: &Broker, from: i64, mut meanwhile: impl FnMut()) -> (Dur
 #[test]
 fn idle_connections_and_slow_readers_cost_bounded_memory_and_no_one_elses_latency() {
     process::raise_descriptor_limit().expect("a higher limit");
-    let broker = Broker::start(2, &[]);
+    let tail_cache = format!("log.tail.cache.bytes={TAIL_CACHE_BYTES}");
+    let broker = Broker::start(2, &[&tail_cache]);
     let mut setup = Client::connect(broker.address);
     setup.create_topic("big", 1);
     setup.create_topic("small", 1);
@@ -137,7 +140,7 @@ fn idle_connections_and_slow_readers_cost_bounded_memory_and_no_one_elses_latenc
         idle_bytes >> 10,
         crowded_bytes >> 10
     );
-    let bound = limits::TAIL_CACHE_BYTES
+    let bound = TAIL_CACHE_BYTES
         + 2 * limits::CORE_RESPONSE_BYTES_MAX
         + (IDLE + SLOW) * CONNECTION_BYTES
         + SLACK_BYTES;
