@@ -406,19 +406,18 @@ impl Journal {
     async fn add_file(&self, zones: usize) -> io::Result<()> {
         let (number, generation) = self.0.state.borrow().zones.next_file();
         let path = replay::file_of(&self.0.path, number);
-        match self.make_file(&path, generation, zones).await {
-            Ok(file) => {
-                let state = &mut *self.0.state.borrow_mut();
-                state.files.push(file);
+        let made = self.make_file(&path, generation, zones).await;
+        if let Ok(file) = &made {
+            let state = &mut *self.0.state.borrow_mut();
+            if state.condition != Condition::Off {
+                state.files.push(file.clone());
                 state.zones.add_file(zones);
-                Ok(())
-            }
-            Err(error) => {
-                // It takes space that others may need, and says nothing.
-                let _there_is_none = self.0.disk.remove(&path).await;
-                Err(error)
+                return Ok(());
             }
         }
+        // It takes space that others may need, and says nothing.
+        let _there_is_none = self.0.disk.remove(&path).await;
+        made.map(drop)
     }
 
     async fn make_file(&self, path: &Path, generation: u64, zones: usize) -> io::Result<File> {
