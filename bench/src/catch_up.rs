@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, Outcome};
 use crate::clock;
-use crate::recorder::round;
+use crate::latency::round;
 use crate::report::{Flow, Report};
 use crate::run::{Setting, fill_topic, run};
 use crate::workload::Workload;

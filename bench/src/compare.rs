@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::Process;
 use crate::client::{Client, Outcome};
-use crate::recorder::round;
+use crate::latency::round;
 use crate::report::{Flow, Report};
 use crate::run::{Setting, run};
 use crate::workload::Workload;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::TICKS_PER_SECOND;
 use crate::clock;
-use crate::recorder::{mib, round};
+use crate::latency::round;
+use crate::recorder::mib;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Conditions {
@@ -46,7 +47,8 @@ impl Conditions {
 }
 
 impl Machine {
-    fn this() -> Machine {
+    /// The one that this runs on.
+    pub fn this() -> Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name))?;

@@ -14,7 +14,7 @@ use glommio::net::TcpStream;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Outcome;
-use crate::recorder::round;
+use crate::latency::round;
 
 /// How long the broker may take for its page.
 const PATIENCE: Duration = Duration::from_secs(5);

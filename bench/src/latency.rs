@@ -83,9 +83,9 @@ impl Latencies {
     }
 }
 
-/// Microseconds are enough to read.
-fn round(ms: f64) -> f64 {
-    (ms * 1e3).round() / 1e3
+/// To a thousandth: microseconds are enough to read, and so is that of anything else.
+pub fn round(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
 }
 
 /// Latencies in milliseconds.

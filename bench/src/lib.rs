@@ -9,21 +9,21 @@
 mod broker;
 mod catch_up;
 pub mod client;
-mod clock;
+pub mod clock;
 mod command;
 mod compare;
-mod conditions;
+pub mod conditions;
 mod consume;
 mod explain;
 #[cfg(test)]
 mod fake;
 mod hdr;
 mod keys;
-mod latency;
+pub mod latency;
 mod page;
 mod payload;
 mod produce;
-mod random;
+pub mod random;
 mod recorder;
 mod report;
 mod run;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::{Process, Usage};
 use crate::conditions::MachineTime;
-use crate::latency::{Latencies, Summary};
+use crate::latency::{Latencies, Summary, round};
 
 /// Records and their bytes, of whole batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -255,10 +255,6 @@ impl Sample {
 
 pub fn mib(bytes: u64) -> f64 {
     round(bytes as f64 / f64::from(1 << 20))
-}
-
-pub fn round(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }
 
 #[cfg(test)]

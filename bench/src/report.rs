@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::conditions::Conditions;
 use crate::explain::{Explanation, Seen};
-use crate::latency::Summary;
-use crate::recorder::{Point, Recorder, Sample, Stage, Volume, mib, round};
+use crate::latency::{Summary, round};
+use crate::recorder::{Point, Recorder, Sample, Stage, Volume, mib};
 use crate::verify::Verdict;
 use crate::workload::Workload;
 

@@ -70,6 +70,15 @@ impl Disk {
         }
     }
 
+    /// Whether no file was refused direct I/O until now.
+    pub fn is_direct(&self) -> bool {
+        match &self.kind {
+            Kind::Real { refuses_direct } => !refuses_direct.load(Ordering::Relaxed),
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(_) => true,
+        }
+    }
+
     #[cfg(feature = "simulation")]
     pub fn simulated(disk: SimulatedDisk) -> Disk {
         Disk {

@@ -62,6 +62,8 @@ pub struct FolderLock {
     _file: File,
 }
 
+const LOCK_FILE: &str = ".lock";
+
 impl FolderLock {
     /// Locks `folder` by its `.lock` file, as Apache Kafka does. `WouldBlock` when another process holds it.
     pub fn take(folder: &Path) -> io::Result<FolderLock> {
@@ -69,12 +71,8 @@ impl FolderLock {
             .create(true)
             .truncate(false)
             .write(true)
-            .open(folder.join(".lock"))?;
-        // Java's FileLock is a POSIX record lock: taking the same kind keeps the two brokers apart.
-        // SAFETY: a zeroed flock is a valid one for the whole file.
-        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-        lock.l_type = libc::F_WRLCK as libc::c_short;
-        lock.l_whence = libc::SEEK_SET as libc::c_short;
+            .open(folder.join(LOCK_FILE))?;
+        let lock = whole_file_lock();
         // SAFETY: the struct lives through the call.
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) } != 0 {
             let error = io::Error::last_os_error();
@@ -85,6 +83,26 @@ impl FolderLock {
         }
         Ok(FolderLock { _file: file })
     }
+
+    /// Whether another process holds it; a lock that cannot be looked at counts as free.
+    pub fn is_held(folder: &Path) -> bool {
+        let Ok(file) = File::open(folder.join(LOCK_FILE)) else {
+            return false;
+        };
+        let mut lock = whole_file_lock();
+        // SAFETY: the struct lives through the call, which says in it who is in the way.
+        let asked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &mut lock) };
+        asked == 0 && lock.l_type != libc::F_UNLCK as libc::c_short
+    }
+}
+
+/// Java's FileLock is a POSIX record lock: taking the same kind keeps the two brokers apart.
+fn whole_file_lock() -> libc::flock {
+    // SAFETY: a zeroed flock is a valid one for the whole file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock
 }
 
 /// Bytes of memory that are this process' own or mapped and resident; 0 where the system does not tell.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::apply::{self, Outcome, Step, Undone};
+use crate::disk::{DiskArgs, DiskError};
 use crate::machine::{Machine, RingFeatures};
 use crate::report::Report;
 use crate::root::Root;
@@ -17,11 +18,12 @@ use crate::tuners;
 const WARNING_EXIT_CODE: u8 = 3;
 const CRITICAL_EXIT_CODE: u8 = 4;
 
-/// Check and set what this machine needs for throughput.
+/// Check and set what this machine needs for throughput, and measure its disk.
 ///
 /// `check` shows what a server needs, what this one has, what it costs to leave it, and the fix; it changes nothing.
 /// `apply` writes what can be written, to /proc and /sys alone, and keeps the values that were there; `undo` brings
 /// them back. A restart of the machine forgets them, too; `systemd` prints units that apply them before the broker starts.
+/// `disk` measures what a disk gives the broker.
 #[derive(Debug, Args)]
 pub struct TuneArgs {
     #[command(subcommand)]
@@ -44,6 +46,14 @@ enum Kind {
     ///
     /// A value that somebody has changed since apply is left, and told.
     Undo(UndoArgs),
+    /// Measure a disk as the broker uses it, and say what that means for acks=all
+    ///
+    /// Direct appends of 4 KiB to 1 MiB, up to 16 at a time, into files that grow, are allocated or are zeroed, with and without
+    /// fdatasync; appends to stable storage as the broker's journal and segments do them; cold reads; both at once. It loads the
+    /// disk with all it takes and writes as much as it can, in a fresh folder DIR/coati-tune-disk of at most --size bytes, which
+    /// it removes at the end, on errors and on SIGINT and SIGTERM; what a killed run has left there the next one removes. Nothing
+    /// else in DIR is touched. A first look at a disk is short of its truth: many are faster for their first gigabytes.
+    Disk(DiskArgs),
     /// Print a systemd unit with the limits that the broker needs, and a drop-in that applies tuners before it starts
     Systemd(SystemdArgs),
 }
@@ -153,6 +163,10 @@ pub enum TuneError {
     Name { name: String },
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("the executor: {0}")]
+    Executor(String),
     #[error("{0} entries could not be written; what was written is kept for `coati tune undo`")]
     Failed(usize),
     #[error("{0} entries could not be brought back; they stay in the state file")]
@@ -177,6 +191,8 @@ pub enum Ending {
     Well,
     /// A check found something so bad that the process exits with this.
     Found(u8),
+    /// By a signal.
+    Interrupted,
     /// Some of it was not done.
     Failed(TuneError),
 }
@@ -199,12 +215,18 @@ fn named(names: &[String]) -> Result<Vec<&'static Tuner>, TuneError> {
 }
 
 impl TuneArgs {
-    /// `ring` asks the kernel that runs what its io_uring has; it is asked only when that is of interest.
-    pub fn run(self, ring: impl FnOnce() -> RingFeatures) -> Result<Told, TuneError> {
+    /// `ring` asks the kernel that runs what its io_uring has; it is asked only when that is of interest. `on_disk` runs a
+    /// measurement on an executor, with a disk.
+    pub fn run(
+        self,
+        ring: impl FnOnce() -> RingFeatures,
+        on_disk: impl FnOnce(DiskArgs) -> Result<Told, TuneError>,
+    ) -> Result<Told, TuneError> {
         match self.kind {
             Kind::Check(args) => args.run(ring),
             Kind::Apply(args) => args.run(),
             Kind::Undo(args) => args.run(),
+            Kind::Disk(args) => on_disk(args),
             Kind::Systemd(args) => args.run(),
         }
     }

@@ -350,6 +350,7 @@ fn exits_tell_the_worst() {
             Ending::Well => 0,
             Ending::Found(code) => code,
             Ending::Failed(error) => panic!("{error}"),
+            Ending::Interrupted => panic!("nobody has interrupted it"),
         };
     assert_eq!(code("old-kernel", &["check"]), 4);
     assert_eq!(code("cloud-vm", &["check"]), 3);

@@ -80,9 +80,10 @@ impl Machine {
             _ => line.extend(["--state", self.state.to_str().unwrap()]),
         }
         let cli = Cli::try_parse_from(line).unwrap();
-        let told = cli
-            .tune
-            .run(|| unreachable!("a picture's io_uring is not asked"));
+        let told = cli.tune.run(
+            || unreachable!("a picture's io_uring is not asked"),
+            |_| unreachable!("a picture has no disk to be measured"),
+        );
         self.settle();
         told
     }
