@@ -78,6 +78,21 @@ pub const COLD_READ_BYTES_LEAST: usize = 64 << 10;
 /// Connections to the admin endpoint at one time; one too many is told so and closed.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
+/// Characters of a client's id that its connection keeps for those who look.
+pub const CLIENT_ID_CHARS_KEPT: usize = 120;
+
+/// Partitions, clients and groups that the live view tells at a time.
+pub const WATCH_LINES_MAX: usize = 200;
+
+/// Connections and groups of one core that it looks at each time; of more it tells how many there are.
+pub const WATCH_LOOKS_MAX: usize = 10_000;
+
+/// Client ids of one core that it tells apart.
+pub const WATCH_CLIENTS_MAX: usize = 1_000;
+
+/// Characters of a group's id that it tells.
+pub const WATCH_NAME_CHARS_MAX: usize = 120;
+
 /// Partitions, and topics, that the metrics tell one by one; of more only the sums are told.
 pub const METRICS_PARTITIONS_MAX: usize = 20_000;
 

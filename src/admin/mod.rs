@@ -1,12 +1,15 @@
 //! Owns the admin endpoint: HTTP on one address of the first core, for those who run the broker and their tools. What
 //! it shows it asks of the cores when it is asked; nothing is kept for it, and nothing waits for it. It changes nothing.
 //!
-//! `http` reads requests and frames responses, `prometheus` writes that format; `metrics` and `stages` are its pages.
+//! `http` reads requests and frames responses, `prometheus` writes that format; `metrics`, `stages`, `watch` (figures of the
+//! live view) and `page` (the live view, which asks for them) are its pages.
 
 mod http;
 mod metrics;
+mod page;
 mod prometheus;
 mod stages;
+mod watch;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -16,11 +19,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use futures::future::{Either, select};
 use tracing::{debug, warn};
 
-use self::http::{HEAD_BYTES_MAX, Request, Response, Status};
+use self::http::{HEAD_BYTES_MAX, Parameters, Request, Response, Status};
 use crate::io::clock;
 use crate::io::socket::{BoundListener, Listener, Socket};
 use crate::io::timer;
@@ -43,7 +46,10 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-const PAGES: &str = "there are /metrics, /healthz, /readyz and /debug/stages";
+const JSON: &str = "application/json";
+
+const PAGES: &str =
+    "there are / (for people), /debug/watch, /metrics, /healthz, /readyz and /debug/stages";
 
 /// What the pages are made from.
 struct Endpoint {
@@ -153,11 +159,16 @@ impl Endpoint {
         match request.path.as_str() {
             "/healthz" => self.health().await,
             "/readyz" => self.readiness(),
-            "/metrics" => Response {
-                status: Status::Ok,
-                content_type: prometheus::CONTENT_TYPE,
-                body: Bytes::from(metrics::page(&self.shard, self.began).await),
-            },
+            "/" => page::page(),
+            "/metrics" => {
+                let page = metrics::page(&self.shard, self.began).await;
+                Response::ok(prometheus::CONTENT_TYPE, page)
+            }
+            "/debug/watch" => {
+                let asked = Parameters::new(&request.query);
+                let page = watch::page(&self.shard, self.began, &asked).await;
+                Response::ok(JSON, page)
+            }
             "/debug/stages" => self.stages(request).await,
             _ => Response::text(Status::NotFound, PAGES),
         }
@@ -186,11 +197,7 @@ impl Endpoint {
         let in_detail = request.query.split('&').any(|word| word == "buckets");
         let uptime = clock::now().saturating_duration_since(self.began);
         let page = stages::page(&samples.await, uptime.as_secs_f64(), in_detail);
-        Response {
-            status: Status::Ok,
-            content_type: "application/json",
-            body: Bytes::from(page),
-        }
+        Response::ok(JSON, page)
     }
 }
 

@@ -10,8 +10,8 @@ use crate::config::{self, ConfigFile, Sources};
 /// Start a broker.
 ///
 /// Without any argument it serves on 127.0.0.1:9092, keeps its data in ./coati-data and uses every core. SIGTERM or
-/// SIGINT stops it cleanly; a second one ends it at once. Metrics, health and where its time goes are served on
-/// http://127.0.0.1:9192 (/metrics, /healthz, /readyz, /debug/stages).
+/// SIGINT stops it cleanly; a second one ends it at once. On http://127.0.0.1:9192 is a live view for a browser; programs
+/// find metrics, health and where its time goes beside it (/metrics, /healthz, /readyz, /debug/stages, /debug/watch).
 #[derive(Debug, Args)]
 pub struct StartArgs {
     /// Configuration file: Kafka's server.properties by its ending, else TOML with the same setting names

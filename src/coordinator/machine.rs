@@ -2,6 +2,7 @@
 //! the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -61,6 +62,13 @@ impl Group {
         match self {
             Group::Classic(group) => group.protocol_type(),
             Group::Consumer(_) => Str::from("consumer"),
+        }
+    }
+
+    pub fn member_count(&self) -> usize {
+        match self {
+            Group::Classic(group) => group.member_count(),
+            Group::Consumer(group) => group.members().count(),
         }
     }
 
@@ -723,6 +731,16 @@ impl Coordinator {
     /// In the order of their names.
     pub fn groups(&self) -> impl Iterator<Item = (&Str, &Group)> {
         self.groups.iter()
+    }
+
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Those behind this one; all of them behind none.
+    pub fn groups_behind(&self, id: Option<&str>) -> impl Iterator<Item = (&Str, &Group)> {
+        let first = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.groups.range::<str, _>((first, Bound::Unbounded))
     }
 
     /// What was committed, in the order of groups, topics and partitions.

@@ -69,6 +69,17 @@ pub struct Moving {
     pub seat: Seat,
 }
 
+/// What is in progress on a connection.
+pub struct Load {
+    pub client_id: Str,
+    /// Requests that have no answer yet, those that are counted beneath among them.
+    pub requests: usize,
+    pub fetches: usize,
+    pub produces: usize,
+    /// Nothing is read because a bound is reached.
+    pub at_bound: bool,
+}
+
 /// A peer inside a frame is waited for this long when all others have to wait for it.
 const FRAME_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -97,6 +108,8 @@ pub struct Connection {
     beats: Cell<bool>,
     fetches: RefCell<BTreeMap<SlotId, AbortHandle>>,
     complained: Cell<bool>,
+    /// As its client calls itself, cut at [`limits::CLIENT_ID_CHARS_KEPT`]; `None` until it has said so.
+    client_id: RefCell<Option<Str>>,
     /// When the peer last took bytes of a response, or had all of them.
     last_taken: Cell<Instant>,
 }
@@ -128,8 +141,36 @@ impl Connection {
             beats: Cell::new(false),
             fetches: RefCell::default(),
             complained: Cell::new(false),
+            client_id: RefCell::default(),
             last_taken: Cell::new(clock::now()),
         })
+    }
+
+    /// What is in progress on it.
+    pub fn load(&self) -> Load {
+        Load {
+            client_id: self.client_id.borrow().clone().unwrap_or_default(),
+            requests: self.responses.outstanding(),
+            fetches: self.fetches.borrow().len(),
+            produces: self.produces.get(),
+            at_bound: self.at_bound.get(),
+        }
+    }
+
+    /// Clients that change their names are not expected to do it in the midst of records.
+    fn on_client_id(&self, header: &handler::Header) {
+        let mut known = self.client_id.borrow_mut();
+        if known.is_some() && !header.runs_alone() {
+            return;
+        }
+        let id = header.client_id();
+        let id = match id.char_indices().nth(limits::CLIENT_ID_CHARS_KEPT) {
+            Some((end, _)) => &id[..end],
+            None => id,
+        };
+        if known.as_deref() != Some(id) {
+            *known = Some(Str::from(id.to_owned()));
+        }
     }
 
     /// Serves the connection until either side ends it, or until it is better served on another core.
@@ -363,6 +404,7 @@ impl Connection {
         }
         header.on_begin(self.received_at.get());
         self.beats.set(header.is_heartbeat());
+        self.on_client_id(&header);
         let task = Task::of_api(header.api_key());
         let slot = self.responses.take_slot();
         let begun = match handler::begin(context, header, request) {

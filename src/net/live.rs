@@ -9,7 +9,7 @@ use crate::io::clock;
 use crate::io::timer;
 use crate::net::connection::{Connection, Moving};
 use crate::shard::Shard;
-use crate::stages::timing;
+use crate::stages::{self, timing};
 
 /// How often a core looks at its connections for what time alone brings about.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ pub async fn sweep(shard: Rc<Shard>) {
     let idle = idle.map(Duration::from_millis);
     while !shard.stopping() {
         timer::sleep(SWEEP).await;
-        timing::on_tick();
+        stages::on_tick();
         let now = clock::now();
         for connection in all() {
             connection.sweep(&shard, now, idle);
@@ -68,6 +68,7 @@ pub async fn finish(shard: Rc<Shard>, patience: Duration) {
     }
 }
 
-fn all() -> Vec<Rc<Connection>> {
+/// This core's connections.
+pub fn all() -> Vec<Rc<Connection>> {
     LIVE.with_borrow(|live| live.values().cloned().collect())
 }

@@ -1,6 +1,7 @@
 //! Owns one partition on its core: its log, its marks, its place in metadata, and what waits for it.
 //! It decides what a client may see and when an append is acknowledged; it never touches a socket or a file.
 
+pub mod pace;
 #[cfg(test)]
 mod tests;
 pub mod validate;
@@ -13,11 +14,13 @@ use std::ops::Add;
 use std::rc::Rc;
 
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, TimestampMs};
+use crate::io::clock::Ticks;
 use crate::log::producers::{Origin, ProducerBatch, ProducerRefusal, Verdict};
 use crate::log::transaction_index::AbortedTransaction;
 use crate::log::{Log, LogError, LogEvent};
 use crate::protocol::batch::{Batch, BatchHeader, TimestampType};
 use crate::protocol::{Records, Str, Uuid};
+use pace::{Pace, Rates};
 use waiting::{Acknowledgement, DelayedFetches, DelayedProduces, FetchWaiter};
 
 /// When a produce is acknowledged (`acks`).
@@ -36,6 +39,9 @@ pub struct Partition {
     pub index: PartitionIndex,
     log: Rc<Log>,
     arrived: Cell<Arrived>,
+    /// Bytes of record batches read for fetches; one that waits for more reads them again.
+    fetched_bytes: Cell<u64>,
+    pace: Pace,
     leader_epoch: Cell<LeaderEpoch>,
     high_watermark: Cell<Offset>,
     /// Sizes of appended batches above the high watermark, by their end offset.
@@ -177,6 +183,8 @@ impl Partition {
             fetches: RefCell::default(),
             log: log.clone(),
             arrived: Cell::default(),
+            fetched_bytes: Cell::default(),
+            pace: Pace::default(),
         });
         let observed = Rc::downgrade(&partition);
         log.set_observer(Rc::new(move |event| {
@@ -193,6 +201,17 @@ impl Partition {
 
     pub fn arrived(&self) -> Arrived {
         self.arrived.get()
+    }
+
+    /// To be called about twice a second.
+    pub fn on_tick(&self, now: Ticks) {
+        let fetched = self.fetched_bytes.get();
+        self.pace.on_tick(now, self.arrived.get(), fetched);
+    }
+
+    /// What came and went in the last second.
+    pub fn rates(&self) -> Rates {
+        self.pace.rates()
     }
 
     pub fn leader_epoch(&self) -> LeaderEpoch {
@@ -316,6 +335,8 @@ impl Partition {
                     bounds.memory_max,
                 )
                 .await?;
+            let fetched = &self.fetched_bytes;
+            fetched.set(fetched.get() + records.len() as u64);
             if bounds.read_committed && !records.is_empty() {
                 // More than these records need is no harm: clients take them by their offsets.
                 aborted = self.log.aborted_transactions(bounds.offset, upto).await?;

@@ -57,6 +57,14 @@ enum Slot {
     Failed,
 }
 
+/// A group, as those see it who look from outside.
+pub struct GroupSeen {
+    pub id: Str,
+    pub type_name: &'static str,
+    pub state_name: &'static str,
+    pub members: usize,
+}
+
 /// A coordinator at work.
 struct Driver {
     partition: Rc<Partition>,
@@ -138,6 +146,36 @@ impl Coordinators {
     /// The partitions whose coordinators are here.
     pub fn partitions(&self) -> Vec<PartitionIndex> {
         self.slots.borrow().keys().copied().collect()
+    }
+
+    /// How many groups this core's coordinators have.
+    pub fn group_count(&self) -> usize {
+        let drivers = self.drivers().into_iter();
+        drivers
+            .map(|driver| driver.machine.borrow().group_count())
+            .sum()
+    }
+
+    /// As many groups of one coordinator, those behind `id` in the order of their ids, the first behind none; no group when it is not ready.
+    pub fn groups_behind(
+        &self,
+        partition: PartitionIndex,
+        id: Option<&str>,
+        count: usize,
+    ) -> Vec<GroupSeen> {
+        let Ok(driver) = self.ready(partition) else {
+            return Vec::new();
+        };
+        let machine = driver.machine.borrow();
+        let groups = machine.groups_behind(id).take(count);
+        groups
+            .map(|(id, group)| GroupSeen {
+                id: id.clone(),
+                type_name: group.type_name(),
+                state_name: group.state_name(),
+                members: group.member_count(),
+            })
+            .collect()
     }
 
     fn perform(&self, driver: &Rc<Driver>, now: Now, actions: Actions) {
@@ -429,7 +467,7 @@ async fn load(shard: &Shard, partition: &Partition) -> Result<Coordinator, LogEr
     info!(
         partition = %partition.index,
         records = count,
-        groups = machine.groups().count(),
+        groups = machine.group_count(),
         ms = began.elapsed().as_millis() as u64,
         "group coordinator loaded"
     );

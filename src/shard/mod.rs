@@ -257,15 +257,15 @@ impl Shard {
         partitions.values().filter(is_offline).count()
     }
 
+    /// The partitions of this core, in no order.
+    pub fn partitions_unsorted(&self) -> Vec<Rc<Partition>> {
+        let partitions = self.partitions.borrow();
+        partitions.values().flatten().cloned().collect()
+    }
+
     /// The partitions of this core, by topic name and number.
     pub fn partitions(&self) -> Vec<Rc<Partition>> {
-        let mut all: Vec<_> = self
-            .partitions
-            .borrow()
-            .values()
-            .flatten()
-            .cloned()
-            .collect();
+        let mut all = self.partitions_unsorted();
         all.sort_by(|a, b| (&*a.topic, a.index).cmp(&(&*b.topic, b.index)));
         all
     }
@@ -370,7 +370,8 @@ impl Shard {
             if retention {
                 retention_due = now + retention_interval;
             }
-            for partition in self.partitions() {
+            for partition in self.partitions_unsorted() {
+                partition.on_tick(clock::ticks());
                 let wall = clock::wall_ms();
                 let log = partition.log();
                 // A log that fails goes offline and says so itself; the others live on.

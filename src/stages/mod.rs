@@ -7,6 +7,7 @@
 pub mod histogram;
 pub mod tasks;
 pub mod timing;
+pub mod window;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -181,6 +182,12 @@ pub fn end(stage: Stage, began: Ticks) -> Ticks {
     let now = clock::ticks();
     record(stage, now.nanos_since(began));
     now
+}
+
+/// To be called [`timing::TICKS_PER_SECOND`] times a second.
+pub fn on_tick() {
+    timing::on_tick();
+    window::on_tick();
 }
 
 pub fn record(stage: Stage, nanos: u64) {

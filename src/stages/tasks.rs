@@ -1,7 +1,8 @@
 //! Owns how long each kind of task holds its core, and who held it too long. Time counts as the wall's: a core
 //! that the system gave to somebody else meanwhile counts as held.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::time::Duration;
@@ -11,10 +12,14 @@ use zerocopy::FromZeros;
 use super::{APIS, core};
 use crate::ids::TimestampMs;
 use crate::io::clock;
-use crate::protocol::api;
+use crate::protocol::messages::{FetchRequest, ProduceRequest};
+use crate::protocol::{Request, api};
 
 /// A task that holds its core for longer stalls everybody else on it.
 const STALL_NANOS: u64 = 1_000_000;
+
+/// So many of the last stalls a core knows one by one.
+const STALLS_KEPT: usize = 32;
 
 /// What runs on a core, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,12 +70,115 @@ impl Task {
         Task(NAMES.len() + key)
     }
 
+    /// What of the core's work it is.
+    pub fn part(self) -> Part {
+        let api = |key: i16| Task::of_api(key).0;
+        match self {
+            Task::RECEIVE => Part::Receive,
+            Task::SEND => Part::Respond,
+            Task::LOG => Part::Log,
+            Task::MESH_OUT | Task::MESH_IN | Task::MESH_CALL => Part::CrossCore,
+            Task(number) if number == api(FetchRequest::KEY) => Part::Fetch,
+            Task(number) if number == api(ProduceRequest::KEY) => Part::Receive,
+            Task::GROUPS => Part::Handle,
+            Task(number) if number >= NAMES.len() => Part::Handle,
+            Task(_) => Part::Upkeep,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self.0.checked_sub(NAMES.len()) {
             None => NAMES[self.0],
             Some(key) => api::name(key as i16).unwrap_or("unknown"),
         }
     }
+}
+
+/// All that a core does, in few parts: the stages that use it, as the tasks divide them among themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Part {
+    Receive,
+    Decode,
+    CrossCore,
+    Fetch,
+    Handle,
+    Log,
+    Respond,
+    Upkeep,
+    System,
+}
+
+impl Part {
+    pub const ALL: [Part; 9] = [
+        Part::Receive,
+        Part::Decode,
+        Part::CrossCore,
+        Part::Fetch,
+        Part::Handle,
+        Part::Log,
+        Part::Respond,
+        Part::Upkeep,
+        Part::System,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Receive => "receive",
+            Part::Decode => "decode",
+            Part::CrossCore => "cross-core",
+            Part::Fetch => "fetch",
+            Part::Handle => "handle",
+            Part::Log => "log",
+            Part::Respond => "respond",
+            Part::Upkeep => "upkeep",
+            Part::System => "system",
+        }
+    }
+
+    /// What it is the time of, in words that go behind its name.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Part::Receive => {
+                "receiving from sockets, and appending batches to partitions of this core"
+            }
+            Part::Decode => {
+                "reading requests and checking their batches, by the requests that were timed"
+            }
+            Part::CrossCore => "what other cores ask for, appends and reads included, and the way",
+            Part::Fetch => "finding the records that fetches want",
+            Part::Handle => "all that other requests do, and groups",
+            Part::Log => "handing journal, writes and syncs to the kernel, and what follows them",
+            Part::Respond => "sending responses",
+            Part::Upkeep => "accepting, checkpoints, the controller, cleaning, this endpoint",
+            Part::System => "the kernel's work on the ring, going to sleep and waking up",
+        }
+    }
+}
+
+/// A task held its core for over a millisecond.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stall {
+    pub task: Task,
+    pub nanos: u64,
+    /// When it ended.
+    pub at_ms: TimestampMs,
+}
+
+thread_local! {
+    /// The last ones of this core, the latest behind.
+    static STALLS: RefCell<VecDeque<Stall>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// How often a task has stalled this core since it began.
+pub fn stalls_ever() -> u64 {
+    let used = core().tasks.used.iter();
+    used.map(|used| used.stalls.get()).sum()
+}
+
+/// The last stalls of this core, the latest behind.
+pub fn last_stalls() -> Vec<Stall> {
+    STALLS.with_borrow(|stalls| stalls.iter().copied().collect())
 }
 
 /// What the tasks of one core have used of it.
@@ -124,17 +232,27 @@ impl Tasks {
 }
 
 impl Used {
-    fn on_poll(&self, nanos: u64) {
+    fn on_poll(&self, task: Task, nanos: u64) {
         self.polls.set(self.polls.get() + 1);
         self.nanos.set(self.nanos.get() + nanos);
         if nanos > STALL_NANOS {
-            self.on_stall(nanos);
+            self.on_stall(task, nanos);
         }
     }
 
     #[cold]
-    fn on_stall(&self, nanos: u64) {
+    fn on_stall(&self, task: Task, nanos: u64) {
         let now = clock::wall_ms();
+        STALLS.with_borrow_mut(|stalls| {
+            if stalls.len() == STALLS_KEPT {
+                stalls.pop_front();
+            }
+            stalls.push_back(Stall {
+                task,
+                nanos,
+                at_ms: now,
+            });
+        });
         self.stalls.set(self.stalls.get() + 1);
         self.last_at_ms.set(now);
         if nanos > self.worst_nanos.get() {
@@ -152,7 +270,7 @@ fn watch<T>(task: Task, poll: impl FnOnce() -> T) -> T {
     let result = poll();
     let nanos = clock::ticks().nanos_since(began);
     let within = tasks.within.replace(outer + nanos);
-    tasks.used[task.0].on_poll(nanos.saturating_sub(within));
+    tasks.used[task.0].on_poll(task, nanos.saturating_sub(within));
     result
 }
 
@@ -207,6 +325,28 @@ mod tests {
         assert_eq!(stalled.task.name(), "upkeep");
         let short = of(Task::SEND).unwrap();
         assert_eq!((short.polls, short.stalls, short.worst_nanos), (1, 0, 0));
+    }
+
+    #[test]
+    fn the_last_stalls_are_known_one_by_one() {
+        let used = &core().tasks.used[Task::UPKEEP.0];
+        for stall in 1..=40 {
+            used.on_poll(Task::UPKEEP, stall * STALL_NANOS);
+        }
+        let last: Vec<u64> = last_stalls().iter().map(|stall| stall.nanos).collect();
+        let expected: Vec<u64> = (9..=40).map(|stall| stall * STALL_NANOS).collect();
+        assert_eq!(last, expected);
+    }
+
+    #[test]
+    fn each_task_is_a_part_of_the_work() {
+        for number in 0..NAMES.len() + APIS {
+            let part = Task(number).part();
+            assert_eq!(Part::ALL[part as usize], part, "{}", Task(number).name());
+        }
+        assert_eq!(Task::of_api(1).part(), Part::Fetch);
+        assert_eq!(Task::of_api(3).part(), Part::Handle);
+        assert_eq!(Task::CLEANER.part(), Part::Upkeep);
     }
 
     #[test]

@@ -16,7 +16,7 @@ const TIMED_PER_SECOND: u64 = 10_000;
 /// The most that [`Pace::rarity`] becomes.
 const RAREST: u32 = 16;
 
-/// How often [`on_tick`] is expected.
+/// How often [`super::on_tick`] is expected.
 pub const TICKS_PER_SECOND: u64 = 2;
 
 /// Which receives are timed, with all the requests that they complete.
@@ -74,8 +74,8 @@ impl Pace {
     }
 }
 
-/// To be called [`TICKS_PER_SECOND`] times a second: where few requests come, more of them are timed.
-pub fn on_tick() {
+/// Where few requests come, more of them are timed.
+pub(super) fn on_tick() {
     core().pace.on_tick();
 }
 

@@ -330,7 +330,8 @@ class Closed(Exception):
 
 
 class Connection:
-    def __init__(self, bootstrap: str, timeout: float = TIMEOUT_SECONDS):
+    def __init__(self, bootstrap: str, timeout: float = TIMEOUT_SECONDS, client: str | None = "wire"):
+        self.client = client
         host, port = bootstrap.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -368,7 +369,7 @@ class Connection:
 
     def send(self, key: int, version: int, body: dict) -> int:
         self.correlation += 1
-        self.send_frame(encode_request(key, version, body, self.correlation))
+        self.send_frame(encode_request(key, version, body, self.correlation, self.client))
         return self.correlation
 
     def receive(self, key: int, version: int) -> dict:

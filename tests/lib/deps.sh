@@ -89,14 +89,19 @@ deps_python() {
     python_packages python tests/compat/kafka-python/requirements.txt
 }
 
-# Prometheus' parser.
-deps_admin() {
-    python_packages admin tests/admin/requirements.txt
+# A browser with a font.
+deps_chromium() {
+    need_program chromium chromium fonts-dejavu-core
 }
 
-# A browser with a font, and a reader of HdrHistogram logs.
+# A browser, and Prometheus' parser.
+deps_admin() {
+    deps_chromium && python_packages admin tests/admin/requirements.txt
+}
+
+# A browser, and a reader of HdrHistogram logs.
 deps_bench() {
-    need_program chromium chromium fonts-dejavu-core && python_packages bench tests/bench/requirements.txt
+    deps_chromium && python_packages bench tests/bench/requirements.txt
 }
 
 deps_kafkajs() {

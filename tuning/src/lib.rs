@@ -21,6 +21,7 @@ mod state;
 mod systemd;
 mod tuner;
 mod tuners;
+pub mod watch;
 
 pub use command::{Ending, Told, TuneArgs, TuneError};
 pub use machine::{RingFeature, RingFeatures};
