@@ -20,7 +20,7 @@ mod fake;
 mod hdr;
 mod keys;
 pub mod latency;
-mod page;
+pub mod page;
 mod payload;
 mod produce;
 pub mod random;

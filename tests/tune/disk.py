@@ -11,8 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "lib"))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path += [str(TESTS / "lib"), str(TESTS / "bench")]
 import broker
+import page as pages
 
 DEADLINE_SECONDS = 60
 SHORT = ["--seconds", "2", "--size", "64MiB"]
@@ -76,6 +78,57 @@ def measures(folder):
     expect(sorted(folder.iterdir()) == before and (folder / "precious").read_text() == "data", "the folder has changed")
     ran = run(folder, *SHORT)
     expect(ran.returncode == 0 and "acks=all durable: about" in ran.stdout, ran)
+
+
+class Page(pages.Page):
+    """As of a run of `coati bench`: every number and every line must be the report's."""
+
+    def lines_are_the_reports(self):
+        self.elements.all, drawn = [one for one in self.elements.all if "data-points" not in one], [one for one in self.elements.all if "data-points" in one]
+        super().lines_are_the_reports()
+        expect(drawn, "no line is drawn")
+        for path in drawn:
+            loads = [self.at(place) for place in path["data-points"].split(" ")]
+            picture = next(parent for parent in reversed(path["parents"]) if parent["tag"] == "svg")
+            places = [[float(number) for number in pair.split(",")] for pair in path["d"][1:].split("L")]
+            expect(len(places) == len(loads), f"{path['data-points']}: {len(places)} points drawn")
+            for place, load in zip(places, loads):
+                measure = load
+                for part in path["data-measure"].split("/"):
+                    measure = measure[part]
+                for axis, (pixel, value) in zip(("data-x", "data-y"), zip(place, (load[path["data-of"]], measure))):
+                    expect(abs(pixel - pages.position(picture[axis], value)) < pages.PIXEL, f"{path['data-points']}: {value} drawn at {pixel} of {picture[axis]}")
+
+    def shows_all(self):
+        for name, rate in (("appends", None), ("reads", "reads_per_second")):
+            for index, one in enumerate(self.report[name]):
+                place = f"/{name}/{index}"
+                rate_of = rate or ("writes_per_second" if one["way"] == "plain" else "appends_per_second")
+                self.shows([f"{place}/{what}" for what in ("mb_per_second", rate_of, "latency/p50", "latency/p99", "latency/max")])
+        for index in range(len(self.report["mixed"])):
+            self.shows([f"/mixed/{index}/{what}/latency/p99" for what in ("append", "read")])
+        self.shows([f"/verdict/{name}" for name in ("durable/mb_per_second", "durable/p99_ms", "synced_write/p50_ms", "one_reader/mb_per_second")])
+        text = next(one for one in self.elements.all if one["tag"] == "main")["text"]
+        for sentence in [*self.report["verdict"]["sentences"], *self.report["notices"]]:
+            expect(sentence in text, f"not said: {sentence}")
+        expect(self.report["conditions"]["folder"] in text, "the folder is not told")
+
+
+def draws_a_page(folder):
+    # Whatever a folder is called, it is a text.
+    place = folder / "<b>disk</script>"
+    place.mkdir(parents=True)
+    file = folder / "page.html"
+    ran = run(place, *SHORT, "--json", "--html", file)
+    expect(ran.returncode == 0, ran)
+    report = json.loads(ran.stdout)
+    for width in (pages.PHONE, pages.DESKTOP):
+        page = Page(file, report, width)
+        page.numbers_are_the_reports()
+        page.lines_are_the_reports()
+        page.shows_all()
+        expect(not page.elements.of("b") or all("disk" not in one["text"] for one in page.elements.of("b")), "the folder's name is markup")
+    pages.fits(file)
 
 
 def is_ended_by_signals(folder):
@@ -167,7 +220,7 @@ def meets_a_small_disk(folder):
 
 
 def main():
-    checks = [measures, is_ended_by_signals, removes_what_a_killed_one_left, is_alone, tells_of_a_broker, refuses]
+    checks = [measures, draws_a_page, is_ended_by_signals, removes_what_a_killed_one_left, is_alone, tells_of_a_broker, refuses]
     if os.getuid() == 0:
         checks.append(meets_a_small_disk)
     only = sys.argv[1:]

@@ -74,8 +74,22 @@ function percentText(odds) {
   return `${+percent.toFixed(Math.max(0, Math.round(Math.log10(odds)) - 2))}%`;
 }
 
-// A chart has a title, lines of points and a kind of x axis: "seconds", or "percentile", whose values are 1 / (1 - share)
-// and stand the further apart the rarer they are. `chart.lines`: name, points, colour (a number), dash (a number) and
+// What values of an x axis are, in short and where there is room. Those of "percentile" are 1 / (1 - share), and stand the
+// further apart the rarer they are.
+const AXES = {
+  seconds: { below: "seconds", text: tickText, long: (seconds) => `${seconds.toFixed(0)} s` },
+  percentile: { below: "of the records are faster", text: percentText, long: (odds) => `${+(100 - 100 / odds).toPrecision(7)}%` },
+  bytes: { below: "bytes", text: bytesText, long: bytesText },
+  number: { below: "", text: tickText, long: tickText },
+};
+
+// In the largest unit that leaves no rest.
+function bytesText(bytes) {
+  const [size, unit] = [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]].find(([size]) => bytes > 0 && bytes % size === 0) ?? [1, "B"];
+  return `${bytes / size} ${unit}`;
+}
+
+// A chart has a title, lines of points and a kind of x axis; `chart.below` says what that counts. `chart.lines`: name, points, colour (a number), dash (a number) and
 // `faint` for those that only stand behind others. `chart.mark`: a height that a thin line is drawn at, with its name.
 function drawChart(chart, box) {
   const width = Math.max(260, box.clientWidth);
@@ -103,6 +117,10 @@ function widthScale(chart, points, from, to) {
     for (let odds = 10; odds <= high * 1.001; odds *= 10) ticks.push(odds);
     return logScale(1, high, from, to, ticks);
   }
+  if (chart.axis === "bytes" || chart.axis === "number") {
+    const ticks = [...new Set(points.map((point) => point[0]))].sort((one, other) => one - other);
+    return logScale(least, Math.max(most, least * 2), from, to, ticks);
+  }
   return linearScale(Math.min(0, least), Math.max(1, most), from, to, Math.floor((to - from) / 60));
 }
 
@@ -121,19 +139,18 @@ function drawAxes(picture, chart, x, y, edge, width, height) {
       shape("text", { class: "tick", x: edge.left - 6, y: at + 4, "text-anchor": "end" }, tickText(tick)),
     );
   }
-  const text = chart.axis === "percentile" ? percentText : tickText;
+  const { text, below } = AXES[chart.axis];
   for (const tick of x.ticks) {
     const at = x.at(tick);
     const last = at > width - edge.right - 14;
     picture.append(
-      shape("line", { class: "grid", x1: at, x2: at, y1: chart.axis === "percentile" ? edge.top : bottom, y2: bottom + 4 }),
+      shape("line", { class: "grid", x1: at, x2: at, y1: x.kind === "log" ? edge.top : bottom, y2: bottom + 4 }),
       shape("text", { class: "tick", x: last ? width - 2 : at, y: bottom + 16, "text-anchor": last ? "end" : "middle" }, text(tick)),
     );
   }
-  const below = chart.axis === "percentile" ? "of the records are faster" : "seconds";
   picture.append(
     shape("text", { class: "unit", x: 2, y: 12 }, chart.unit + (y.kind === "log" ? " (logarithmic)" : "")),
-    shape("text", { class: "unit", x: width - 2, y: height - 3, "text-anchor": "end" }, below),
+    shape("text", { class: "unit", x: width - 2, y: height - 3, "text-anchor": "end" }, chart.below ?? below),
   );
   if (chart.mark) {
     const at = y.at(chart.mark.height);
@@ -150,7 +167,7 @@ function drawLine(picture, line, x, y) {
   const look = `line c${line.colour} d${line.dash ?? 0}${line.faint ? " faint" : ""}`;
   picture.append(shape("path", { class: look, d: `M${at.join("L")}`, ...line.source }));
   // A line of few points would hardly show.
-  if (line.points.length > 3 || line.faint) return;
+  if (line.points.length > 6 || line.faint) return;
   for (const point of line.points) {
     picture.append(shape("circle", { class: `dot c${line.colour}`, cx: x.at(point[0]), cy: y.at(point[1]), r: 3 }));
   }
@@ -177,7 +194,7 @@ function followPointer(picture, chart, x, y, box) {
     if (nearest.length === 0) return;
     const first = nearest.reduce((best, point) => (distance(point) < distance(best) ? point : best));
     const rows = lines.map((line, index) => `${line.name}: ${tickText(+nearest[index][1].toPrecision(4))} ${chart.short ?? chart.unit}`);
-    const where = chart.axis === "percentile" ? `${+(100 - 100 / first[0]).toPrecision(7)}%` : `${first[0].toFixed(0)} s`;
+    const where = AXES[chart.axis].long(first[0]);
     bubble.replaceChildren(...[where, ...rows].map((row) => Object.assign(document.createElement("div"), { textContent: row })));
     bubble.hidden = false;
     const at = x.at(first[0]);

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use coati_bench::page::page_with;
 use coati_bench::{clock, conditions};
 use futures::future::{Either, select};
 
@@ -17,7 +18,7 @@ use super::report::{Conditions, Report};
 use super::verdict::{Verdict, notices};
 use crate::command::{Ending, Told};
 use crate::machine::Machine;
-use crate::root::Root;
+use crate::root::{Root, Unreadable};
 
 const SECONDS_LEAST: f64 = 1.0;
 const SECONDS_MOST: f64 = 300.0;
@@ -32,6 +33,8 @@ const RESERVE_MOST: u64 = 10 << 30;
 
 /// Folders of `DIR` that are looked at for a broker's.
 const FOLDERS_MAX: usize = 1000;
+
+const PAGE_SCRIPT: &str = include_str!("page.js");
 
 #[derive(Debug, Args)]
 pub struct DiskArgs {
@@ -50,6 +53,10 @@ pub struct DiskArgs {
     /// All figures, for programs: to stdout instead of the tables, or to a file
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     json: Option<Option<PathBuf>>,
+
+    /// Write the figures as one page for a browser, with the curves
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 
     /// Show the progress also where stderr is no terminal
     #[arg(long)]
@@ -168,17 +175,22 @@ impl DiskArgs {
 
     fn files(&self) -> impl Iterator<Item = &Path> {
         let json = self.json.iter().flatten();
-        json.map(PathBuf::as_path)
+        json.chain(&self.html).map(PathBuf::as_path)
     }
 
     fn conditions(&self) -> Conditions {
         let machine = Machine::look(Root::new("/"), &self.dir, None, None);
-        let said = |error: &crate::root::Unreadable| error.to_string();
+        let this = conditions::Machine::this();
+        let said = |error: &Unreadable| error.to_string();
         Conditions {
             command: conditions::typed(),
             started_ms: clock::wall_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            machine: conditions::Machine::this(),
+            machine: conditions::Machine {
+                // Not only those that this thread may use.
+                cores: machine.online.map_or(this.cores, |online| online.len()),
+                ..this
+            },
             folder: machine.data_folder.unwrap_or_else(|error| said(&error)),
             file_system: match &machine.mount {
                 Ok(mount) => mount.kind.clone(),
@@ -223,6 +235,9 @@ impl DiskArgs {
         };
         if let Some(Some(path)) = &self.json {
             write(path, &json())?;
+        }
+        if let Some(path) = &self.html {
+            write(path, &page_with("coati tune disk", PAGE_SCRIPT, &json()))?;
         }
         Ok(Told {
             text: match self.json {
@@ -424,11 +439,21 @@ mod tests {
     #[test]
     fn a_report_goes_where_it_should() {
         let folder = tempfile::tempdir().unwrap();
-        let json = folder.path().join("report.json");
-        let flag = format!("--json={}", json.display());
-        let told = run(FakeDisk::default(), &[&flag, "--seconds=2", "--size=64MiB"]).unwrap();
+        let [json, html] = ["report.json", "report.html"].map(|name| folder.path().join(name));
+        let words = [
+            &format!("--json={}", json.display()),
+            &format!("--html={}", html.display()),
+            "--seconds=2",
+            "--size=64MiB",
+        ];
+        let told = run(FakeDisk::default(), &words).unwrap();
         assert!(told.text.contains("acks=all durable"));
         let report: Report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
         assert!(report.conditions.started_ms > 0);
+        let page = fs::read_to_string(&html).unwrap();
+        assert!(page.contains("<title>coati tune disk</title>"));
+        for foreign in ["src=", "href=", "url(", "@import", "import(", "fetch("] {
+            assert!(!page.contains(foreign), "{foreign}");
+        }
     }
 }

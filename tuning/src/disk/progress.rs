@@ -3,10 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-const BAR_COLUMNS: usize = 24;
+const BAR_COLUMNS: usize = 16;
 
-/// Of a line, so that it does not wrap at a terminal of 100 columns.
-const COLUMNS: usize = 98;
+/// Of a line, so that it does not wrap where a terminal is as narrow as they come.
+const COLUMNS: usize = 79;
 
 #[derive(Debug)]
 pub struct Progress {
@@ -62,7 +62,7 @@ mod tests {
         let line = |done, what| line(done, Duration::from_secs(45), what);
         assert_eq!(
             line(0.25, "cold reads"),
-            "[######------------------]  25 %   45 s left  cold reads"
+            "[####------------]  25 %   45 s left  cold reads"
         );
         assert!(line(-1.0, "").starts_with("[-"));
         assert!(line(7.0, "").starts_with(&format!("[{}] 100 %", "#".repeat(BAR_COLUMNS))));

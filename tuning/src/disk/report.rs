@@ -199,11 +199,11 @@ impl Report {
     fn write_plain(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             out,
-            "\nPlain writes: MB/s, and p99 in ms\n  {:<14}{:^48}  {:^48}",
+            "\nPlain writes: MB/s, and p99 in ms\n  {:<14}{:^45}  {:^45}",
             "", "written", "each synced (fdatasync)"
         )?;
         let states = ["growing", "allocated", "zeroed"];
-        let heads = states.map(|state| format!("{state:>16}")).concat();
+        let heads = states.map(|state| format!("{state:>15}")).concat();
         writeln!(out, "  {:<14}{heads}  {heads}", "")?;
         let is_first = |load: &Load| load.file == FileState::Growing && !load.synced;
         for row in self.figures.of_way(Way::Plain) {
@@ -223,7 +223,7 @@ impl Report {
                         let p99 = appends.latency.as_ref().map_or(f64::NAN, |of| of.p99);
                         format!("{} {:>7}", shown(appends.mb_per_second), shown(p99))
                     });
-                    write!(out, "{cell:>16}")?;
+                    write!(out, "{cell:>15}")?;
                 }
                 write!(out, "{}", if synced { "\n" } else { "  " })?;
             }

@@ -7,11 +7,12 @@ use super::plan::{COLD_READ_BYTES, FULL_SECONDS};
 use super::read::Readers;
 use super::report::{Appends, Figures};
 
-/// What reaches this much of the best throughput is as good: the rest is noise, and bought by waiting.
-const SATURATED: f64 = 0.9;
+/// What reaches this much of the best throughput is as good: on most machines two runs differ by the rest, and more is bought by
+/// waiting.
+const SATURATED: f64 = 0.8;
 
 /// Fewer latencies than this say nothing of the slowest hundredth.
-const COUNT_LEAST: u64 = 1000;
+const COUNT_LEAST: u64 = 300;
 
 /// An append that waits longer than this for stable storage waits for a disk that has no memory of its own that a power cut
 /// spares.
@@ -337,7 +338,7 @@ mod tests {
             appends: vec![
                 appends(Load::journal(4 << 10, 1), 15_000, 0.06, 0.2),
                 appends(journal, 91_000, 0.15, 0.4),
-                appends(Load::segment(1 << 20, 1), 700, 1.2, 2.0),
+                appends(Load::segment(1 << 20, 1), 600, 1.2, 2.0),
                 appends(segment, 850, 4.0, 6.0),
                 appends(Load::segment(1 << 20, 16), 870, 18.0, 31.0),
                 appends(block(true), 14_000, 0.07, 0.3),
