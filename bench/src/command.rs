@@ -9,6 +9,7 @@ use std::rc::Rc;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::admin;
 use crate::broker::Process;
 use crate::catch_up::catch_up;
 use crate::client::{Client, Codec, Outcome};
@@ -282,7 +283,7 @@ struct Flags {
     explain: bool,
 
     /// Address of the broker's admin endpoint, for --explain
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9192")]
+    #[arg(long, value_name = "HOST:PORT", default_value = admin::DEFAULT_ADDRESS)]
     admin: String,
 
     /// Say each second how it goes, also where stderr is no terminal

@@ -4,22 +4,19 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures::future::{Either, select};
-use futures::{AsyncReadExt, AsyncWriteExt};
 use glommio::Task;
-use glommio::net::TcpStream;
 use serde::{Deserialize, Serialize};
 
+use crate::admin;
 use crate::client::Outcome;
 use crate::latency::round;
 
 /// How long the broker may take for its page.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const PAGE_BYTES_MAX: u64 = 64 << 20;
+const PATH: &str = "/debug/stages?buckets";
 
 /// Where the broker's share of the client's p99 is under this, the rest owned it.
 const MOST: f64 = 0.5;
@@ -71,40 +68,13 @@ pub struct Seen {
 }
 
 async fn get(address: String) -> Outcome<String> {
-    let too_late = pin!(glommio::timer::sleep(PATIENCE));
-    let answer = match select(pin!(request(&address)), too_late).await {
-        Either::Left((answer, _)) => answer,
-        Either::Right(_) => Err(format!("no answer for {} s", PATIENCE.as_secs())),
-    };
+    let answer = admin::get(&address, PATH, PATIENCE).await;
     answer.map_err(|reason| {
         format!(
             "no word of where the broker's time goes from http://{address}/debug/stages: {reason}; \
              --admin names the admin endpoint of the broker, which its log tells"
         )
     })
-}
-
-async fn request(address: &str) -> Outcome<String> {
-    let said = |error: &dyn fmt::Display| error.to_string();
-    let connected = TcpStream::connect(address).await;
-    let mut stream = connected.map_err(|error| said(&error))?;
-    let request = format!(
-        "GET /debug/stages?buckets HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    );
-    let sent = stream.write_all(request.as_bytes()).await;
-    sent.map_err(|error| said(&error))?;
-    let mut answer = Vec::new();
-    let received = stream.take(PAGE_BYTES_MAX).read_to_end(&mut answer).await;
-    received.map_err(|error| said(&error))?;
-    let answer = String::from_utf8(answer).map_err(|error| said(&error))?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or("that is no HTTP answer")?;
-    let status = head.lines().next().unwrap_or_default();
-    match status.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        _ => Err(format!("it answers {status}")),
-    }
 }
 
 /// The broker's page.

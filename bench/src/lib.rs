@@ -4,8 +4,9 @@
 //! The map, in the order data flows: `command` (what people type), `workload` (what a run is asked to do), `run` (one run,
 //! from topics to report), `schedule` (when each record is meant to leave), `keys`, `size` and `payload` (what is in it; `random` draws), `produce`
 //! and `consume` (who sends and reads), `catch_up` (a run beside an old reader), `search` (the highest rate that keeps a promise), `compare` (brokers in turn), `client` (what they need of a Kafka client; the binary hands one in), `recorder`
-//! and `latency` (what is counted), `verify` (whether all came as it left), `broker` (its CPU, memory and disk), `conditions` (what was typed, and where), `explain` (where the broker says its time went), `report`, `page` and `hdr` (what is handed back).
+//! and `latency` (what is counted), `verify` (whether all came as it left), `broker` (its CPU, memory and disk), `conditions` (what was typed, and where), `explain` (where the broker says its time went; `admin` asks it), `report`, `page` and `hdr` (what is handed back).
 
+pub mod admin;
 mod broker;
 mod catch_up;
 pub mod client;

@@ -226,7 +226,7 @@ async fn sample(shard: Rc<Shard>, question: Question) -> CoreSample {
         stalls: tasks::last_stalls(),
         core: Core {
             core: usize::from(shard.id.0),
-            offline: shard.offline_count(),
+            offline: shard.unopened_count(),
             stalls_ever: tasks::stalls_ever(),
             ..Core::default()
         },
@@ -249,17 +249,19 @@ async fn sample(shard: Rc<Shard>, question: Question) -> CoreSample {
 impl CoreSample {
     async fn look_at_partitions(&mut self, shard: &Shard, question: &Question) {
         let core = &mut self.core;
-        let all = shard.partitions_unsorted();
+        let mut all = shard.partitions_unsorted().into_iter();
         core.partitions = all.len();
         let mut unwritten = 0;
-        for some in all.chunks(LOOKS_AT_ONCE) {
-            for partition in some {
+        while all.len() > 0 {
+            turn::yield_if_needed().await;
+            for partition in all.by_ref().take(LOOKS_AT_ONCE) {
+                core.offline += usize::from(partition.log().failure().is_some());
                 let (rates, log) = (partition.rates(), partition.log());
                 core.records_in += rates.records_in as f64;
                 core.bytes_in += rates.bytes_in as f64;
                 core.bytes_out += rates.bytes_out as f64;
                 unwritten += log.backlog_bytes() as u64;
-                if !question.finds_partition(partition) {
+                if !question.finds_partition(&partition) {
                     continue;
                 }
                 let most = match question.order {
@@ -280,7 +282,6 @@ impl CoreSample {
                     end_offset: log.end_offset().0,
                 });
             }
-            turn::yield_if_needed().await;
         }
         core.queues
             .push(queue("not yet written", "bytes", unwritten, None));
@@ -290,10 +291,11 @@ impl CoreSample {
         let all = live::all();
         self.core.connections = all.len();
         let (mut requests, mut fetches, mut produces, mut held) = (0, 0, 0, 0);
-        let looked_at = &all[..all.len().min(WATCH_LOOKS_MAX)];
-        self.connections_seen = looked_at.len();
-        for some in looked_at.chunks(LOOKS_AT_ONCE) {
-            for connection in some {
+        let mut all = all.into_iter().take(WATCH_LOOKS_MAX);
+        self.connections_seen = all.len();
+        while all.len() > 0 {
+            turn::yield_if_needed().await;
+            for connection in all.by_ref().take(LOOKS_AT_ONCE) {
                 let load = connection.load();
                 requests += load.requests as u64;
                 fetches += load.fetches as u64;
@@ -308,7 +310,6 @@ impl CoreSample {
                     client.fetches += load.fetches;
                 }
             }
-            turn::yield_if_needed().await;
         }
         let memory = |used: usize, limit: usize| (used as u64, Some(limit as u64));
         let (received, responses) = (&shard.request_memory, &shard.response_memory);

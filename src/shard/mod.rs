@@ -242,6 +242,15 @@ impl Shard {
         taken
     }
 
+    /// Partitions of this core whose log could not be opened.
+    pub fn unopened_count(&self) -> usize {
+        let partitions = self.partitions.borrow();
+        partitions
+            .values()
+            .filter(|opened| opened.is_none())
+            .count()
+    }
+
     /// Whether a log of this core could not be opened.
     pub fn has_offline(&self) -> bool {
         self.partitions.borrow().values().any(Option::is_none)

@@ -1,5 +1,6 @@
 """The live view of the release binary in headless Chromium: it shows what is done while it is done, of 10,000 partitions the
-busiest, hostile names as the text that they are, and says so when the broker is gone. Looking changes nothing.
+busiest, hostile names as the text that they are, and says so when the broker is gone. Looking changes nothing. `coati tune watch`
+shows the same in a terminal, and leaves that as it was.
 
     watch.py [--only TEXT] [--pictures FOLDER]
 
@@ -7,13 +8,23 @@ COATI_BIN names another binary.
 """
 
 import argparse
+import fcntl
 import http.client
 import json
+import os
 import pathlib
+import pty
 import re
+import select
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 import urllib.parse
+
+import pyte
 
 HERE = pathlib.Path(__file__).resolve()
 sys.path += [str(HERE.parents[1] / "lib"), str(HERE.parents[1] / "compat")]
@@ -71,6 +82,59 @@ def coati(server, *arguments):
     ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     expect(ran.returncode == 0, f"{' '.join(command)}\nexit {ran.returncode}: {ran.stderr[-2000:]}")
     return ran.stdout
+
+
+def tune_watch(server, *arguments):
+    command = [str(broker.COATI), "tune", "watch", "--admin", server.admin, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, stdin=subprocess.DEVNULL)
+
+
+class Terminal:
+    """One with `coati tune watch` in it."""
+
+    def __init__(self, server, columns, lines):
+        self.ours, self.theirs = pty.openpty()
+        self.screen = pyte.Screen(columns, lines)
+        self.stream = pyte.ByteStream(self.screen)
+        self.resize(columns, lines)
+        self.before = termios.tcgetattr(self.theirs)
+        command = [str(broker.COATI), "tune", "watch", "--admin", server.admin]
+        self.process = subprocess.Popen(command, stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, start_new_session=True)
+        self.shown = b""
+
+    def resize(self, columns, lines):
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def wait_until(self, holds, what):
+        until = time.monotonic() + DEADLINE_SECONDS
+        while not holds():
+            ready, _, _ = select.select([self.ours], [], [], max(0, until - time.monotonic()))
+            expect(ready, f"{what} is not shown:\n" + "\n".join(self.screen.display))
+            more = os.read(self.ours, 1 << 16)
+            self.shown += more
+            self.stream.feed(more)
+
+    def wait_for(self, *wanted):
+        """Until all of it is on the screen."""
+        self.wait_until(lambda: all(text in "\n".join(self.screen.display) for text in wanted), wanted)
+
+    def press(self, keys):
+        os.write(self.ours, keys)
+
+    def is_left_as_it_was(self, code):
+        self.wait_until(lambda: LEAVE in self.shown, "leaving")
+        expect(self.process.wait(DEADLINE_SECONDS) == code, f"exit {self.process.returncode}: {self.shown[-500:]}")
+        expect(termios.tcgetattr(self.theirs) == self.before, "the terminal is not as it was")
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+        os.close(self.theirs)
+
+
+# To the screen that was there before.
+LEAVE = b"\x1b[?1049l"
 
 
 def rows(page, table):
@@ -145,6 +209,19 @@ def hostile_names_are_text(server, chromium, pictures):
         expect((found["groups"]["found"], found["clients"]["found"]) == (2, 2), f"{found['groups']}")
         if pictures:
             page.picture(pictures / "hostile.png")
+        told = tune_watch(server, "--once")
+        expect(told.returncode == 0, told.stderr)
+        expect(wanted <= {re.sub(r" +[0-9]+( +[0-9]+)+$| +classic +Empty.*$", "", line) for line in told.stdout.splitlines()}, told.stdout)
+        expect(UNSEEN.sub("", told.stdout.replace("\n", "")) == told.stdout.replace("\n", ""), "what it prints commands the terminal")
+        terminal = Terminal(server, 120, 40)
+        try:
+            for list, head in ((b"6", "client id"), (b"7", "group ")):
+                terminal.wait_for("Partitions")
+                terminal.press(list)
+                terminal.wait_for(head, "\ufffd]0;owned\ufffd", "<script>window.owned = 1</script>")
+            expect(b"\x1b]" not in terminal.shown and b"\x07" not in terminal.shown, "it commands the terminal")
+        finally:
+            terminal.close()
     finally:
         for connection in connections:
             connection.close()
@@ -222,7 +299,33 @@ def looking_changes_nothing(server, _chromium, _pictures):
     expect(one != other, "the number could be guessed")
 
 
-CHECKS = [figures_of_a_load, hostile_names_are_text, looking_changes_nothing, ten_thousand_partitions,
+def a_terminal_shows_it_and_is_left_as_it_was(server, _chromium, _pictures):
+    told = tune_watch(server)
+    expect(told.returncode == 1 and "--once" in told.stderr, f"no terminal: {told.returncode} {told.stderr}")
+    told = tune_watch(server, "--once", "--json", "--find", "load-1")
+    expect([line["partition"] for line in json.loads(told.stdout)["partitions"]["lines"]] == [1], told.stdout)
+    for end, code in (("q", 0), (signal.SIGTERM, 130), (signal.SIGHUP, 130), ("\x03", 0)):
+        terminal = Terminal(server, 100, 30)
+        try:
+            terminal.wait_for("cross-core", "1 Partitions", "q quit", "__consumer_offsets-0")
+            terminal.press(b"ss")
+            terminal.wait_for("(by MB/s out)")
+            terminal.press(b"/load-2\r")
+            terminal.wait_for("only load-2", "\nload-2 ")
+            terminal.resize(60, 20)
+            terminal.screen.resize(20, 60)
+            terminal.screen.reset()
+            terminal.process.send_signal(signal.SIGWINCH)
+            terminal.wait_for("load-2", "only load-2")
+            terminal.press(end.encode()) if isinstance(end, str) else terminal.process.send_signal(end)
+            terminal.is_left_as_it_was(code)
+        finally:
+            terminal.close()
+    gone = subprocess.run([str(broker.COATI), "tune", "watch", "--once", "--admin", "127.0.0.1:1"], capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    expect(gone.returncode == 1 and "127.0.0.1:1" in gone.stderr and "--admin" in gone.stderr, gone.stderr)
+
+
+CHECKS = [figures_of_a_load, hostile_names_are_text, a_terminal_shows_it_and_is_left_as_it_was, looking_changes_nothing, ten_thousand_partitions,
           a_broker_that_is_gone_is_told_and_comes_back]
 
 

@@ -94,7 +94,7 @@ deps_chromium() {
     need_program chromium chromium fonts-dejavu-core
 }
 
-# A browser, and Prometheus' parser.
+# A browser, Prometheus' parser, and a terminal's screen.
 deps_admin() {
     deps_chromium && python_packages admin tests/admin/requirements.txt
 }

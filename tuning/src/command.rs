@@ -14,16 +14,17 @@ use crate::state::{self, StateError};
 use crate::systemd::Unit;
 use crate::tuner::{Row, Tuner, Verdict};
 use crate::tuners;
+use crate::watch::{Seen, WatchArgs, WatchError};
 
 const WARNING_EXIT_CODE: u8 = 3;
 const CRITICAL_EXIT_CODE: u8 = 4;
 
-/// Check and set what this machine needs for throughput, and measure its disk.
+/// Check and set what this machine needs for throughput, measure its disk, and watch a broker.
 ///
 /// `check` shows what a server needs, what this one has, what it costs to leave it, and the fix; it changes nothing.
 /// `apply` writes what can be written, to /proc and /sys alone, and keeps the values that were there; `undo` brings
 /// them back. A restart of the machine forgets them, too; `systemd` prints units that apply them before the broker starts.
-/// `disk` measures what a disk gives the broker.
+/// `disk` measures what a disk gives the broker; `watch` shows live what a broker's cores do.
 #[derive(Debug, Args)]
 pub struct TuneArgs {
     #[command(subcommand)]
@@ -54,6 +55,12 @@ enum Kind {
     /// it removes at the end, on errors and on SIGINT and SIGTERM; what a killed run has left there the next one removes. Nothing
     /// else in DIR is touched. A first look at a disk is short of its truth: many are faster for their first gigabytes.
     Disk(DiskArgs),
+    /// Show live what each core of a broker does
+    ///
+    /// Utilisation by stage, MB/s, requests and what they take, queues, who held a core for over a millisecond, and the busiest
+    /// partitions, clients and groups, asked of the broker's admin endpoint each second; a browser shows the same at
+    /// http://HOST:PORT/. Keys: q quits, Tab or 1 to 7 choose a list, s what partitions are sorted by, / finds, arrows scroll.
+    Watch(WatchArgs),
     /// Print a systemd unit with the limits that the broker needs, and a drop-in that applies tuners before it starts
     Systemd(SystemdArgs),
 }
@@ -165,6 +172,8 @@ pub enum TuneError {
     State(#[from] StateError),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     #[error("the executor: {0}")]
     Executor(String),
     #[error("{0} entries could not be written; what was written is kept for `coati tune undo`")]
@@ -227,6 +236,13 @@ impl TuneArgs {
             Kind::Apply(args) => args.run(),
             Kind::Undo(args) => args.run(),
             Kind::Disk(args) => on_disk(args),
+            Kind::Watch(args) => Ok(match args.run()? {
+                Seen::Text(text) => Told::with(text, None),
+                Seen::Interrupted => Told {
+                    text: String::new(),
+                    ending: Ending::Interrupted,
+                },
+            }),
             Kind::Systemd(args) => args.run(),
         }
     }
