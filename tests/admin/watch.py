@@ -307,7 +307,8 @@ def a_terminal_shows_it_and_is_left_as_it_was(server, _chromium, _pictures):
     for end, code in (("q", 0), (signal.SIGTERM, 130), (signal.SIGHUP, 130), ("\x03", 0)):
         terminal = Terminal(server, 100, 30)
         try:
-            terminal.wait_for("cross-core", "1 Partitions", "q quit", "__consumer_offsets-0")
+            terminal.wait_for("cross-core", "1 Partitions", "q quit", "__consumer_offsets-0", "coati broker 1  running  version ")
+            expect(terminal.shown.startswith(b"\x1b"), f"something is printed before: {terminal.shown[:200]}")
             terminal.press(b"ss")
             terminal.wait_for("(by MB/s out)")
             terminal.press(b"/load-2\r")

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use coati_bench::{admin, clock};
 use ratatui::crossterm::event::{self, Event};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{Clear, ClearType};
 
 use super::draw;
 use super::figures::Figures;
@@ -141,6 +143,8 @@ fn show(view: View) -> Result<Seen, WatchError> {
     std::thread::spawn(move || ask(&address, path, &wished, &answers));
     let screen = Screen;
     let mut terminal = ratatui::try_init()?;
+    // Not every terminal has a screen aside.
+    execute!(io::stdout(), Clear(ClearType::All))?;
     let seen = watch(&mut terminal, view, &wishes, &answered, &ended);
     drop(screen);
     seen
