@@ -63,6 +63,9 @@ pub const RECEIVE_BYTES: usize = 64 << 10;
 /// The most that it asks for when its peer fills whatever it has.
 pub const RECEIVE_BYTES_MAX: usize = 512 << 10;
 
+/// Of a frame that is on its way, so many bytes are waited for before they are received.
+pub const RECEIVE_BYTES_LEAST: usize = 256 << 10;
+
 /// Pieces that one send hands to the kernel.
 pub const SEND_SLICES_MAX: usize = 64;
 

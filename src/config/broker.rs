@@ -40,7 +40,7 @@ pub struct BrokerConfig {
     pub snapshot_after_bytes: u64,
 
     pub socket_request_max_bytes: usize,
-    /// `None` leaves it to the kernel.
+    /// `None`, also when not given, leaves it to the kernel: Kafka's default holds every connection to 100 KB on the way.
     pub socket_send_buffer_bytes: Option<usize>,
     pub socket_receive_buffer_bytes: Option<usize>,
     /// `None` when not given: Kafka's default is too small for thousands that connect at once.
@@ -123,8 +123,14 @@ impl BrokerConfig {
                 .number("replica.high.watermark.checkpoint.interval.ms"),
             snapshot_after_bytes: values.number("metadata.log.max.record.bytes.between.snapshots"),
             socket_request_max_bytes: values.number("socket.request.max.bytes"),
-            socket_send_buffer_bytes: values.unless_negative("socket.send.buffer.bytes"),
-            socket_receive_buffer_bytes: values.unless_negative("socket.receive.buffer.bytes"),
+            socket_send_buffer_bytes: given
+                .contains_key("socket.send.buffer.bytes")
+                .then(|| values.unless_negative("socket.send.buffer.bytes"))
+                .flatten(),
+            socket_receive_buffer_bytes: given
+                .contains_key("socket.receive.buffer.bytes")
+                .then(|| values.unless_negative("socket.receive.buffer.bytes"))
+                .flatten(),
             socket_listen_backlog: given
                 .contains_key("socket.listen.backlog.size")
                 .then(|| values.number("socket.listen.backlog.size")),

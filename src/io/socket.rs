@@ -6,6 +6,7 @@
     reason = "system calls on sockets; non-blocking, vectored and file sends have no safe form"
 )]
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -96,13 +97,21 @@ impl Listener {
 pub struct Socket {
     watch: Watch,
     stream: TcpStream,
+    /// As the kernel knows it; see [`Socket::set_least`].
+    least: Cell<usize>,
 }
 
 impl Socket {
     /// Call on the executor that will own the connection. The stream must be non-blocking.
     pub fn adopt(stream: TcpStream) -> Socket {
         let watch = Watch::both_ways(&stream);
-        Socket { watch, stream }
+        // Whoever had it before may have waited for more.
+        let least = Cell::new(0);
+        Socket {
+            watch,
+            stream,
+            least,
+        }
     }
 
     /// Connects without blocking the core.
@@ -141,18 +150,32 @@ impl Socket {
     pub fn set_buffers(&self, send: Option<usize>, receive: Option<usize>) -> io::Result<()> {
         for (option, bytes) in [(libc::SO_SNDBUF, send), (libc::SO_RCVBUF, receive)] {
             let Some(bytes) = bytes else { continue };
-            let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
-            // SAFETY: the option's value is an int that lives through the call.
-            check(unsafe {
-                libc::setsockopt(
-                    self.stream.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    option,
-                    (&raw const bytes).cast(),
-                    size_of::<i32>() as libc::socklen_t,
-                )
-            })?;
+            self.set_option(option, bytes)?;
         }
+        Ok(())
+    }
+
+    /// It becomes readable with so many bytes there, with fewer only where the kernel has no memory for as many, or where the
+    /// peer has gone (SO_RCVLOWAT). Receiving takes what is there.
+    pub fn set_least(&self, bytes: usize) -> io::Result<()> {
+        if self.least.replace(bytes) != bytes {
+            self.set_option(libc::SO_RCVLOWAT, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn set_option(&self, option: libc::c_int, bytes: usize) -> io::Result<()> {
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+        // SAFETY: the option's value is an int that lives through the call.
+        check(unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const bytes).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        })?;
         Ok(())
     }
 
@@ -446,6 +469,32 @@ mod tests {
             };
             let ((), received) = futures::join!(sending, receiving);
             assert!(received == sent);
+        });
+    }
+
+    #[test]
+    fn fewer_bytes_than_are_wanted_wake_nobody_until_fewer_are_wanted_or_no_more_come() {
+        on_two_ends(async |here, there| {
+            let mut received = BytesMut::with_capacity(300_000);
+            here.set_least(100_000).unwrap();
+            send_all(&there, &[1; 60_000]).await;
+            assert!(!here.has_input());
+            send_all(&there, &[2; 60_000]).await;
+            here.receive(&mut received).await.unwrap();
+            assert!(received.len() >= 100_000);
+            while received.len() < 120_000 {
+                here.set_least(1).unwrap();
+                here.receive(&mut received).await.unwrap();
+            }
+            here.set_least(100_000).unwrap();
+            send_all(&there, &[3; 10]).await;
+            here.set_least(1).unwrap();
+            assert_eq!(here.receive(&mut received).await.unwrap(), 10);
+            here.set_least(100_000).unwrap();
+            send_all(&there, &[4; 10]).await;
+            there.end_sending();
+            assert_eq!(here.receive(&mut received).await.unwrap(), 10);
+            assert_eq!(here.receive(&mut received).await.unwrap(), 0);
         });
     }
 

@@ -83,6 +83,9 @@ pub struct Load {
 /// A peer inside a frame is waited for this long when all others have to wait for it.
 const FRAME_PATIENCE: Duration = Duration::from_secs(10);
 
+/// For so long the bytes of a frame may be left with the kernel until there are more.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
 pub struct Connection {
     pub peer: SocketAddr,
     listener: Str,
@@ -248,6 +251,10 @@ impl Connection {
             self.complain(shard, &ConnectionError::Stalled(FRAME_PATIENCE));
             return self.end();
         }
+        if now.saturating_duration_since(self.last_active.get()) > LEAST_PATIENCE {
+            // A slow peer's bytes count as well; an error comes again when receiving.
+            let _told_later = self.socket.set_least(1);
+        }
         let active = if self.responses.bytes() > 0 {
             self.last_taken.get()
         } else if self.responses.outstanding() > 0 {
@@ -355,6 +362,8 @@ impl Connection {
             } else {
                 self.socket.set_unhurried(self.beats.get());
                 self.lend_buffer(shard);
+                let least = frame::least(&self.received.borrow(), max);
+                self.socket.set_least(least)?;
                 select(pin!(self.socket.readable()), pin!(self.closing())).await;
             }
             {

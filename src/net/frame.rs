@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::limits::{RECEIVE_BYTES, RECEIVE_BYTES_MAX};
+use crate::limits::{RECEIVE_BYTES, RECEIVE_BYTES_LEAST, RECEIVE_BYTES_MAX};
 
 pub const LENGTH_BYTES: usize = 4;
 
@@ -44,6 +44,16 @@ pub fn reserve(buffer: &mut BytesMut, max: usize, least: usize) {
     if spare < wanted.max(SPARE_MIN) {
         buffer.reserve(wanted.max(least));
     }
+}
+
+/// How many more bytes of the frame that `buffer` begins with are worth a receive: each costs a system call, and mostly
+/// a wake-up. Where a frame is, or begins, it is one.
+pub fn least(buffer: &BytesMut, max: usize) -> usize {
+    let missing = match announced(buffer, max) {
+        Ok(Some(length)) => (LENGTH_BYTES + length).saturating_sub(buffer.len()),
+        _ => 0,
+    };
+    missing.clamp(1, RECEIVE_BYTES_LEAST)
 }
 
 /// How large the buffer after one of `bytes` is to be, when a receive brought `received` of the `room` it had.
@@ -103,6 +113,23 @@ mod tests {
             bytes = next_receive(bytes, 100, bytes);
         }
         assert_eq!(bytes, RECEIVE_BYTES);
+    }
+
+    #[test]
+    fn the_rest_of_a_frame_is_waited_for_and_of_a_large_one_a_piece() {
+        let with = |length: i32, received: usize| {
+            let mut buffer = BytesMut::from(&length.to_be_bytes()[..]);
+            buffer.resize(LENGTH_BYTES + received, 0);
+            least(&buffer, 100 << 20)
+        };
+        assert_eq!(with(1000, 300), 700);
+        assert_eq!(with(1000, 1000), 1);
+        assert_eq!(with(1000, 1200), 1);
+        assert_eq!(with(64 << 20, 300), RECEIVE_BYTES_LEAST);
+        // What is refused next, and where nothing is known yet.
+        assert_eq!(with(-1, 0), 1);
+        assert_eq!(least(&BytesMut::new(), 1000), 1);
+        assert_eq!(least(&BytesMut::from(&[0, 0][..]), 1000), 1);
     }
 
     #[test]
