@@ -104,14 +104,25 @@ pub(super) fn next_beat(time: Instant) -> Instant {
     time + BEAT - Duration::from_nanos(since as u64)
 }
 
+/// In how many beats an executor is woken, whatever has become of it. A thread that nobody lets run for as long as one of
+/// them takes has used that one up.
+const ALARM_BEATS: [u32; 6] = [2, 10, 50, 500, 5_000, 50_000];
+
 async fn beat(ring: &Ring) -> Result<(), GlommioError<()>> {
     let always_ready = PollableFd::new(event(1)?)?;
     loop {
         let until = next_beat(clock::now());
         // An executor (glommio-ng 0.12) whose preemption timer fires before it begins with its runnable tasks goes
-        // to sleep over them, this one included. So something wakes it.
-        let mut alarm = Timer::new(2 * BEAT);
-        poll_fn(|context| Poll::Ready(Pin::new(&mut alarm).poll(context).is_ready())).await;
+        // to sleep over them, this one included. So something wakes it: the first alarm, or, where that went off while
+        // nobody let the thread run, a later one.
+        let mut alarms = ALARM_BEATS.map(|beats| Timer::new(beats * BEAT));
+        poll_fn(|context| {
+            for alarm in &mut alarms {
+                let _set = Pin::new(alarm).poll(context);
+            }
+            Poll::Ready(())
+        })
+        .await;
         turns(ring, until).await;
         // With nothing to run the executor polls its rings, where this is done at once.
         always_ready.readable().await?;
