@@ -12,6 +12,9 @@ use crate::client::*;
 /// Generous to a crowded machine; what is not told to stop would take 10 seconds or more.
 const QUICK: Duration = Duration::from_secs(5);
 
+/// An answer of megabytes must not fit into what the kernel sends ahead.
+const SMALL_BUFFERS: [&str; 1] = ["socket.send.buffer.bytes=102400"];
+
 #[test]
 fn long_polls_are_answered_at_once_and_idle_clients_hold_nothing_up() {
     for cores in [1, 2] {
@@ -78,7 +81,7 @@ fn produces_in_flight_are_acknowledged_before_the_end() {
 
 #[test]
 fn a_client_that_takes_no_answer_does_not_hold_up_the_stop_for_long() {
-    let mut broker = Broker::start(1, &[]);
+    let mut broker = Broker::start(1, &SMALL_BUFFERS);
     let mut stuck = stuck_client(&broker);
     broker.signal("TERM");
     let began = clock::now();
@@ -91,7 +94,7 @@ fn a_client_that_takes_no_answer_does_not_hold_up_the_stop_for_long() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let mut broker = Broker::start(1, &[]);
+    let mut broker = Broker::start(1, &SMALL_BUFFERS);
     let _stuck = stuck_client(&broker);
     broker.signal("TERM");
     broker.wait_for_line("stopping");
