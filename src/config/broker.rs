@@ -99,6 +99,10 @@ impl BrokerConfig {
             true => values.number("node.id"),
             false => values.number("broker.id"),
         };
+        let if_given = |name: &str| {
+            let is_given = given.contains_key(name);
+            is_given.then(|| values.unless_negative(name)).flatten()
+        };
         let config = BrokerConfig {
             node_id: BrokerId(node_id),
             rack: values.text("broker.rack"),
@@ -123,14 +127,8 @@ impl BrokerConfig {
                 .number("replica.high.watermark.checkpoint.interval.ms"),
             snapshot_after_bytes: values.number("metadata.log.max.record.bytes.between.snapshots"),
             socket_request_max_bytes: values.number("socket.request.max.bytes"),
-            socket_send_buffer_bytes: given
-                .contains_key("socket.send.buffer.bytes")
-                .then(|| values.unless_negative("socket.send.buffer.bytes"))
-                .flatten(),
-            socket_receive_buffer_bytes: given
-                .contains_key("socket.receive.buffer.bytes")
-                .then(|| values.unless_negative("socket.receive.buffer.bytes"))
-                .flatten(),
+            socket_send_buffer_bytes: if_given("socket.send.buffer.bytes"),
+            socket_receive_buffer_bytes: if_given("socket.receive.buffer.bytes"),
             socket_listen_backlog: given
                 .contains_key("socket.listen.backlog.size")
                 .then(|| values.number("socket.listen.backlog.size")),
