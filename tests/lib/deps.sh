@@ -82,7 +82,7 @@ python_packages() {
     changed "$name" "$list" || return 0
     python3 -m venv "$DEPS/$name" 2>/dev/null ||
         { as_root apt-get install -y -qq python3-venv >/dev/null && python3 -m venv "$DEPS/$name"; } || return 1
-    "$DEPS/$name/bin/pip" -q --disable-pip-version-check install -r "$list" && built "$name" "$list"
+    "$DEPS/$name/bin/python" -m pip -q --disable-pip-version-check install -r "$list" && built "$name" "$list"
 }
 
 deps_python() {
