@@ -13,7 +13,7 @@ use crate::client::{
     Answer, ClientError, Cluster, ClusterOptions, Connection, ConnectionOptions, Pipeline,
 };
 use crate::ids::{Offset, ProducerId};
-use crate::io::{timer, turn};
+use crate::io::{timer, turn, watchdog};
 use crate::protocol::batch::{self, BatchBuilder, RecordHeader};
 use crate::protocol::compression::Codec;
 use crate::protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -43,7 +43,7 @@ const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 
 pub fn run(args: coati_bench::BenchArgs) -> CommandOutcome {
-    let watch = turn::watch(coati_bench::EXECUTOR_NAME);
+    let watch = watchdog::watch(coati_bench::EXECUTOR_NAME);
     let ended = args.run(move || {
         drop(watch);
         |bootstrap: &str| Client {

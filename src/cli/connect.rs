@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Outcome;
 use crate::client::{Cluster, ClusterOptions};
-use crate::io::{process, turn};
+use crate::io::{process, watchdog};
 
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
@@ -39,7 +39,7 @@ where
                 "cannot set up io_uring ({error}); the kernel must be 6.1 or later and allow it"
             )
         })?;
-    let watch = turn::watch(process::thread_name());
+    let watch = watchdog::watch(process::thread_name());
     executor.run(async {
         drop(watch);
         let options = ClusterOptions {

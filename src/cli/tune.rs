@@ -11,7 +11,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use super::{Failure, Outcome, print};
 use crate::io::process::{self, FolderLock, StopSignals};
-use crate::io::{AppendBuffer, Disk, File, Mode, clock, probe, ring, space, turn};
+use crate::io::{AppendBuffer, Disk, File, Mode, clock, probe, ring, space, watchdog};
 
 const EXECUTOR_NAME: &str = "tune";
 
@@ -35,7 +35,7 @@ fn on_executor(args: DiskArgs) -> Result<Told, TuneError> {
     let placement = cpus
         .first()
         .map_or(Placement::Unbound, |cpu| Placement::Fixed(*cpu));
-    let watch = turn::watch(EXECUTOR_NAME);
+    let watch = watchdog::watch(EXECUTOR_NAME);
     let executor = LocalExecutorBuilder::new(placement)
         .name(EXECUTOR_NAME)
         .spawn(move || async move {

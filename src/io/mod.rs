@@ -23,6 +23,7 @@ pub mod space;
 pub mod timer;
 pub mod turn;
 mod watch;
+pub mod watchdog;
 
 pub use buffer::{AppendBuffer, BLOCK};
 pub use disk::Disk;

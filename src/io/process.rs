@@ -123,8 +123,18 @@ pub fn thread_name() -> String {
     name.trim_end().to_owned()
 }
 
-/// Wakes this process' threads of that name from the system calls they wait in; they are to go on as if nothing was.
-pub fn interrupt_threads(name_prefix: &str) -> io::Result<()> {
+/// What the kernel numbers a thread of this process by.
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadId(libc::pid_t);
+
+/// This thread's.
+pub fn thread_id() -> ThreadId {
+    // SAFETY: asks for a number.
+    ThreadId(unsafe { libc::gettid() })
+}
+
+/// Wakes a thread from the system call it waits in; it is to go on as if nothing was. One that has ended is not minded.
+pub fn interrupt_thread(thread: ThreadId) -> io::Result<()> {
     extern "C" fn nothing(_signal: libc::c_int) {}
     // SAFETY: a zeroed sigaction has no flags and blocks nothing; its handler touches nothing.
     let handled = unsafe {
@@ -135,13 +145,19 @@ pub fn interrupt_threads(name_prefix: &str) -> io::Result<()> {
     if handled != 0 {
         return Err(io::Error::last_os_error());
     }
+    // SAFETY: takes numbers only.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.0, libc::SIGURG) };
+    Ok(())
+}
+
+/// Those of this process' threads whose names begin so.
+pub fn interrupt_threads(name_prefix: &str) -> io::Result<()> {
     for task in std::fs::read_dir("/proc/self/task")? {
         let task = task?;
         let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         let id = task.file_name().to_string_lossy().parse::<libc::pid_t>();
         if let (true, Ok(id)) = (name.starts_with(name_prefix), id) {
-            // SAFETY: takes numbers only; a thread that has just ended is an error that nobody minds.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), id, libc::SIGURG) };
+            interrupt_thread(ThreadId(id))?;
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,9 @@ use glommio::io::PollableFd;
 use glommio::timer::Timer;
 
 use super::clock::{self, Ticks};
-use super::process;
 use super::ring::{self, Ring};
 use super::watch::Watch;
+use super::watchdog;
 
 /// So often the executor looks at what is its own, and at what nobody hurries about.
 const BEAT: Duration = Duration::from_millis(20);
@@ -65,29 +65,6 @@ pub async fn yield_now() {
     glommio::executor().yield_now().await;
 }
 
-/// How long an executor may take for its first task before it is believed to sleep over it.
-const FIRST: Duration = Duration::from_millis(20);
-
-/// Sees to it that an executor comes to its first task, which is to drop it.
-pub struct Alarm {
-    _begun: mpsc::Sender<()>,
-}
-
-/// Interrupts the threads whose names begin so, one of which is the executor's, until it has begun.
-pub fn watch(thread_name: impl Into<String>) -> Alarm {
-    let (begun, waiting) = mpsc::channel::<()>();
-    let name = thread_name.into();
-    std::thread::spawn(move || {
-        while waiting.recv_timeout(FIRST) == Err(mpsc::RecvTimeoutError::Timeout) {
-            if let Err(error) = process::interrupt_threads(&name) {
-                tracing::debug!(%error, "cannot interrupt an executor");
-                return;
-            }
-        }
-    });
-    Alarm { _begun: begun }
-}
-
 /// Drives the ring as long as the executor runs.
 pub(super) fn drive(ring: Rc<Ring>) {
     glommio::spawn_local(async move {
@@ -104,22 +81,15 @@ pub(super) fn next_beat(time: Instant) -> Instant {
     time + BEAT - Duration::from_nanos(since as u64)
 }
 
-/// In how many beats an executor is woken, whatever has become of it. A thread that nobody lets run for as long as one of
-/// them takes has used that one up.
-const ALARM_BEATS: [u32; 6] = [2, 10, 50, 500, 5_000, 50_000];
-
 async fn beat(ring: &Ring) -> Result<(), GlommioError<()>> {
     let always_ready = PollableFd::new(event(1)?)?;
     loop {
+        watchdog::beat();
         let until = next_beat(clock::now());
-        // An executor (glommio-ng 0.12) whose preemption timer fires before it begins with its runnable tasks goes
-        // to sleep over them, this one included. So something wakes it: the first alarm, or, where that went off while
-        // nobody let the thread run, a later one.
-        let mut alarms = ALARM_BEATS.map(|beats| Timer::new(beats * BEAT));
+        // Wakes an executor that sleeps over its runnable tasks, this one included: `watchdog` says how it comes to.
+        let mut alarm = Timer::new(2 * BEAT);
         poll_fn(|context| {
-            for alarm in &mut alarms {
-                let _set = Pin::new(alarm).poll(context);
-            }
+            let _set = Pin::new(&mut alarm).poll(context);
             Poll::Ready(())
         })
         .await;
@@ -444,23 +414,5 @@ mod tests {
     fn what_the_executor_waits_for_itself_comes_too() {
         let answer = on_executor(async || glommio::executor().spawn_blocking(|| 42).await);
         assert_eq!(answer, 42);
-    }
-
-    #[test]
-    fn a_thread_that_waits_in_the_kernel_is_interrupted_until_it_begins() {
-        let began = clock::now();
-        let wait = || {
-            let watch = watch(process::thread_name());
-            // SAFETY: waits for nothing at all, without a limit.
-            let result = unsafe { libc::poll(std::ptr::null_mut(), 0, -1) };
-            let error = std::io::Error::last_os_error();
-            drop(watch);
-            (result, error.kind())
-        };
-        let waiter = std::thread::Builder::new().name("slept-over".into());
-        let woken = waiter.spawn(wait).expect("a thread").join();
-        let woken = woken.expect("no panic");
-        assert_eq!(woken, (-1, std::io::ErrorKind::Interrupted));
-        assert!(began.elapsed() >= FIRST);
     }
 }

@@ -136,7 +136,7 @@ fn wait_until_up(
     loop {
         match reports.recv_timeout(START_NUDGE) {
             Ok(shard) => up.push(shard),
-            // `io::turn` says what an executor may fall into.
+            // `io::watchdog` says what an executor may fall into.
             Err(mpsc::RecvTimeoutError::Timeout) => process::interrupt_threads(EXECUTOR_NAME)?,
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coati::client::{Connection, ConnectionOptions};
-use coati::io::{clock, process, turn};
+use coati::io::{clock, process, watchdog};
 use coati::protocol::messages::create_topics_request::CreatableTopic;
 use coati::protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use coati::protocol::messages::offset_commit_request::{
@@ -45,7 +45,7 @@ const COMMIT_VERSION: i16 = 8;
 fn run(work: impl Future<Output = ()>) {
     process::raise_descriptor_limit().expect("many connections");
     let executor = glommio::LocalExecutorBuilder::default().make();
-    let watch = turn::watch(process::thread_name());
+    let watch = watchdog::watch(process::thread_name());
     executor.expect("io_uring").run(async {
         drop(watch);
         work.await;
