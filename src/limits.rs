@@ -78,6 +78,9 @@ pub const COLD_READ_BYTES: usize = 256 << 10;
 /// As little as one cold read brings, for a peer that takes little at a time.
 pub const COLD_READ_BYTES_LEAST: usize = 64 << 10;
 
+/// Tail cache of a core that has the metadata log and no partition.
+pub const METADATA_TAIL_BYTES: usize = 16 << 20;
+
 /// Connections to the admin endpoint at one time; one too many is told so and closed.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 

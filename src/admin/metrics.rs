@@ -41,6 +41,8 @@ struct CoreSample {
     partitions: Vec<PartitionSample>,
     partition_count: usize,
     offline: usize,
+    /// The controller is there.
+    controls: bool,
     budgets: [(&'static str, usize, usize); 3],
 }
 
@@ -81,6 +83,7 @@ async fn sample(shard: Rc<Shard>, with_partitions: bool) -> CoreSample {
         failed_produces: traffic.failed_produces(),
         failed_fetches: traffic.failed_fetches(),
         offline: shard.offline_count(),
+        controls: shard.controller().is_some(),
         budgets: [
             (
                 "requests",
@@ -179,7 +182,7 @@ fn broker(text: &mut Text, shard: &Shard, samples: &[CoreSample]) {
         .count();
     let here: usize = samples.iter().map(|sample| sample.partition_count).sum();
     let offline: usize = samples.iter().map(|sample| sample.offline).sum();
-    let active = usize::from(shard.controller().is_some());
+    let active = usize::from(samples.iter().any(|sample| sample.controls));
     for (name, help, value) in [
         (
             "kafka_server_kafkaserver_brokerstate",

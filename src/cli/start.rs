@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use coati_tuning::profile::{self, Facts, Profile, ReadError};
 
 use super::{Failure, Outcome};
-use crate::config::{self, ConfigFile, Sources};
+use crate::config::{self, BrokerConfig, ConfigFile, Sources};
 
 /// Start a broker.
 ///
@@ -34,17 +35,43 @@ pub struct StartArgs {
     #[arg(long, value_name = "N")]
     cores: Option<usize>,
 
+    /// What each core is for and how much it may take, as `coati tune profile` writes it; instead of --cores. A setting that is
+    /// given (log.tail.cache.bytes, queued.max.request.bytes) wins over it
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+
     /// Where metrics, health and timings are served over HTTP, to anybody who can connect; port 0 takes any that is free
     #[arg(long, value_name = "HOST:PORT|off")]
     admin: Option<String>,
 }
 
 pub fn run(args: StartArgs) -> Outcome {
-    let loaded = config::load(&sources(args)?)?;
+    let profile = args.profile.clone();
+    let mut loaded = config::load(&sources(args)?)?;
+    if let Some(path) = profile {
+        let (profile, interrupted) = load_profile(&path, &loaded.config)?;
+        loaded.config.use_profile(profile)?;
+        loaded.notices.extend(interrupted);
+    }
     for notice in &loaded.notices {
         tracing::warn!("{notice}");
     }
     Ok(crate::shard::start::run(loaded.config)?)
+}
+
+/// The profile, and what of the machine is not as it has it.
+fn load_profile(path: &Path, config: &BrokerConfig) -> Result<(Profile, Vec<String>), ReadError> {
+    let name = path.display();
+    let facts = Facts::of_this_machine(&config.data_dir);
+    let profile = profile::read(path, &facts)?;
+    let notices = facts.disturbing(&profile.irq_free_cpus).map(|(device, cpus)| {
+        format!(
+            "interrupts of {device} arrive on CPU {cpus}, which the profile wants free of them: `sudo coati tune apply \
+             disk-interrupts nic-interrupts --profile {name}` moves them"
+        )
+    });
+    let notices = notices.collect();
+    Ok((profile, notices))
 }
 
 fn sources(args: StartArgs) -> Result<Sources, Failure> {

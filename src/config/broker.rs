@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use coati_tuning::profile::Profile;
+
 use super::{
     AdminListener, ConfigError, DynamicConfigs, Layers, Listener, Settings, TopicConfig, Value,
     admin, definitions,
@@ -25,6 +27,8 @@ pub struct BrokerConfig {
     pub data_dir: PathBuf,
     /// `None` uses every core.
     pub cores: Option<usize>,
+    /// What each core is for; `None` is the same for all.
+    pub profile: Option<Profile>,
     /// `None` has no admin endpoint.
     pub admin: Option<AdminListener>,
 
@@ -110,6 +114,7 @@ impl BrokerConfig {
             advertised_listeners,
             data_dir: data_dir(&values)?,
             cores: given.contains_key("cores").then(|| values.number("cores")),
+            profile: None,
             admin: admin::parse(
                 &values.text("admin.listener").unwrap_or_default(),
                 given.contains_key("admin.listener"),
@@ -183,6 +188,17 @@ impl BrokerConfig {
                     .into(),
             );
         }
+        Ok(())
+    }
+
+    /// From now on the profile says which cores there are.
+    pub fn use_profile(&mut self, profile: Profile) -> Result<(), ConfigError> {
+        if let Some(cores) = self.cores {
+            return Err(ConfigError::Invalid(format!(
+                "--profile and --cores {cores} contradict each other: a profile says which cores there are; leave out one of the two"
+            )));
+        }
+        self.profile = Some(profile);
         Ok(())
     }
 

@@ -81,8 +81,8 @@ pub async fn start(shard: &Rc<Shard>, folder: Folder) -> Result<(), BootError> {
     let image = replay.finish();
     check_version(&image)?;
     let folder = strays::set_strays_aside(&disk, folder, &image).await?;
-    shard.checkpoints.begin(&folder);
     let (folder, to_open) = (Arc::new(folder), Arc::new(image.clone()));
+    checkpoints::begin(shard, folder.clone()).await;
     let stock = folder.clone();
     let opened = shard
         .everywhere(move |shard| {
@@ -158,7 +158,7 @@ pub async fn stop(shard: &Rc<Shard>, is_clean: bool) -> Result<(), BootError> {
     driver.log().close().await?;
     let disk = &shard.logs.disk;
     let root = &shard.broker.config.data_dir;
-    shard.checkpoints.write(shard, &Kind::ALL).await?;
+    checkpoints::write(shard, &Kind::ALL).await?;
     if is_clean {
         // They hold nothing any more, and the folder is plain Kafka's.
         replay::discard(disk, root, &Journaled::new(), &[]).await?;

@@ -24,7 +24,6 @@ use crate::protocol::messages::fetch_response::{
 };
 use crate::protocol::{ErrorCode, Records, Uuid};
 use crate::shard::Shard;
-use crate::shard::routes::shard_of;
 use crate::stages::Stage;
 use crate::stages::timing::{Spent, Stopwatch};
 
@@ -324,7 +323,7 @@ async fn wait_for_bytes(
 }
 
 fn target(shard: &Shard, read: &Read) -> ShardId {
-    shard_of(read.topic_id, read.index, shard.broker.shards)
+    shard.broker.shard_of(read.topic_id, read.index)
 }
 
 /// Deals the items out by their core.

@@ -10,7 +10,6 @@ use crate::coordinator::{Answer, Client, OFFSETS_TOPIC, Request, partition_of};
 use crate::handler::Context;
 use crate::protocol::{ErrorCode, Str};
 use crate::shard::Shard;
-use crate::shard::routes::shard_of;
 
 /// The level of `group.version` that has the consumer protocol.
 const CONSUMER_PROTOCOL_SINCE: i16 = 1;
@@ -43,7 +42,7 @@ pub async fn ask(context: &Context, group: &str, request: Request) -> Result<Ans
         .topic(OFFSETS_TOPIC)
         .ok_or(ErrorCode::NotCoordinator)?;
     let index = partition_of(group, topic.partitions.len());
-    let target = shard_of(topic.id, index, shard.broker.shards);
+    let target = shard.broker.shard_of(topic.id, index);
     context.home.on_asked(target);
     let call = shard.mesh.call(shard, target, move |shard| async move {
         shard.coordinators.ask(index, request).await

@@ -25,7 +25,6 @@ use crate::protocol::messages::produce_response::{
 };
 use crate::protocol::{ErrorCode, Str, Uuid};
 use crate::shard::Shard;
-use crate::shard::routes::shard_of;
 use crate::stages::Stage;
 use crate::stages::timing::{Spent, Stopwatch};
 
@@ -97,7 +96,7 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
             });
             match checked {
                 Ok((topic_id, batch)) => appends
-                    .entry(shard_of(topic_id, index, shard.broker.shards))
+                    .entry(shard.broker.shard_of(topic_id, index))
                     .or_default()
                     .push(Append {
                         place,

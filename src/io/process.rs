@@ -56,6 +56,33 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
         .collect())
 }
 
+/// Memory that this thread touches first comes from the node, as long as that has some. A container may not be let.
+pub fn prefer_memory_of(node: u32) -> io::Result<()> {
+    const BITS: usize = libc::c_ulong::BITS as usize;
+    let mut nodes: [libc::c_ulong; NODES_MAX / BITS] = [0; NODES_MAX / BITS];
+    let node = node as usize;
+    if node >= NODES_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    nodes[node / BITS] = 1 << (node % BITS);
+    // SAFETY: the kernel reads as many bits as we name, of which the last is not counted.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_set_mempolicy,
+            libc::MPOL_PREFERRED,
+            nodes.as_ptr(),
+            NODES_MAX + 1,
+        )
+    };
+    match set {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Memory nodes that a kernel may have.
+const NODES_MAX: usize = 1024;
+
 /// Held while the broker runs; the kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct FolderLock {

@@ -31,15 +31,23 @@ const BEAT: Duration = Duration::from_millis(20);
 /// All threads' beats fall together: what one then has for another finds it awake.
 static FIRST_BEAT: OnceLock<Instant> = OnceLock::new();
 
-/// A task that has more to do lets others run when the turn has lasted so long.
-const TURN_NANOS: u64 = 500_000;
+/// A task that has more to do lets others run when the turn has lasted so long, if nobody says otherwise.
+pub const LENGTH: Duration = Duration::from_micros(500);
 
 thread_local! {
     /// When this thread's turn began.
     static BEGAN: Cell<Ticks> = Cell::default();
 
+    /// How long this thread's turns last.
+    static LENGTH_NANOS: Cell<u64> = const { Cell::new(LENGTH.as_nanos() as u64) };
+
     /// For how long this thread has idled, if it does that where others sleep.
     static IDLED: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// From now on this thread's turns last so long.
+pub fn set_length(length: Duration) {
+    LENGTH_NANOS.set(length.as_nanos() as u64);
 }
 
 /// From now on this thread never sleeps: what it waits for finds it awake. That takes all of a core, except what others
@@ -55,7 +63,7 @@ pub fn idled() -> Duration {
 
 /// Lets other tasks run, and what is done be seen, if the turn has lasted long.
 pub async fn yield_if_needed() {
-    if clock::ticks().nanos_since(BEGAN.get()) > TURN_NANOS {
+    if clock::ticks().nanos_since(BEGAN.get()) > LENGTH_NANOS.get() {
         glommio::executor().yield_now().await;
     }
 }

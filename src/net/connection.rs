@@ -115,6 +115,8 @@ pub struct Connection {
     client_id: RefCell<Option<Str>>,
     /// When the peer last took bytes of a response, or had all of them.
     last_taken: Cell<Instant>,
+    /// What one cold read of a response takes from the disk.
+    cold_read_bytes: usize,
 }
 
 impl Connection {
@@ -146,6 +148,7 @@ impl Connection {
             complained: Cell::new(false),
             client_id: RefCell::default(),
             last_taken: Cell::new(clock::now()),
+            cold_read_bytes: shard.plan().cold_read_bytes,
         })
     }
 
@@ -542,7 +545,10 @@ impl Connection {
             let bytes = frames.iter().map(|frame| frame.length).sum();
             let memory = frames.iter().map(Frame::memory).sum();
             let on_sent = || self.last_taken.set(clock::now());
-            if !broken && let Err(error) = send::frames(&self.socket, &frames, on_sent).await {
+            let read_bytes = self.cold_read_bytes;
+            if !broken
+                && let Err(error) = send::frames(&self.socket, &frames, read_bytes, on_sent).await
+            {
                 debug!(peer = %self.peer, %error, "connection lost while sending");
                 // The reader sees the end of the stream; what is in progress still takes its slots.
                 broken = true;

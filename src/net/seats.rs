@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use crate::config::BrokerConfig;
 use crate::ids::ShardId;
+use crate::shard::layout::Layout;
 
 /// The live connections of the whole broker. Locked only when one begins or ends.
 #[derive(Debug)]
 pub struct Connections {
     counts: Mutex<Counts>,
+    /// A connection may take another seat later.
+    may_move: bool,
 }
 
 /// How many connections there may be.
@@ -52,6 +55,8 @@ pub enum NoSeat {
 #[derive(Debug)]
 struct Counts {
     bounds: Bounds,
+    /// The cores that have seats.
+    places: Vec<usize>,
     by_shard: Vec<usize>,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -65,10 +70,22 @@ pub struct Seat {
 }
 
 impl Connections {
-    pub fn new(shards: u16, bounds: Bounds) -> Arc<Connections> {
+    pub fn new(layout: &Layout, bounds: Bounds) -> Arc<Connections> {
+        let places = layout.network().iter().map(|shard| usize::from(shard.0));
+        Connections::with(
+            layout.shards(),
+            places.collect(),
+            layout.connections_move(),
+            bounds,
+        )
+    }
+
+    fn with(shards: u16, places: Vec<usize>, may_move: bool, bounds: Bounds) -> Arc<Connections> {
         Arc::new(Connections {
+            may_move,
             counts: Mutex::new(Counts {
                 bounds,
+                places,
                 by_shard: vec![0; usize::from(shards)],
                 by_address: Default::default(),
             }),
@@ -87,7 +104,7 @@ impl Connections {
         counts.by_shard.clone()
     }
 
-    /// A seat on the core with the fewest connections; on `own` among equals, which saves the hand-over.
+    /// A seat on the core with the fewest connections, of those that have any; on `own` among equals, which saves the hand-over.
     pub fn seat(self: &Arc<Self>, own: ShardId, address: IpAddr) -> Result<Seat, NoSeat> {
         let mut counts = self.counts.lock().expect("no one panics while counting");
         let of_address = counts.by_address.get(&address).copied().unwrap_or(0);
@@ -99,14 +116,10 @@ impl Connections {
         if all >= counts.bounds.all {
             return Err(NoSeat::Now);
         }
-        let fewest = counts.by_shard.iter().min().copied().unwrap_or(0);
         let own = usize::from(own.0);
-        let shard = if counts.by_shard[own] == fewest {
-            own
-        } else {
-            let place = counts.by_shard.iter().position(|&count| count == fewest);
-            place.expect("the fewest are somewhere")
-        };
+        let places = counts.places.iter().copied();
+        let shard = places.min_by_key(|place| (counts.by_shard[*place], *place != own));
+        let shard = shard.expect("some core serves connections");
         counts.by_shard[shard] += 1;
         counts.by_address.insert(address, of_address + 1);
         Ok(Seat {
@@ -118,16 +131,22 @@ impl Connections {
 }
 
 impl Seat {
-    /// Takes the connection to another core, unless that has more than twice its share of all.
+    /// Takes the connection to another core, unless that has none, or more than twice its share of all.
     pub fn move_to(&mut self, shard: ShardId) -> bool {
         let connections = self.connections.clone();
+        if !connections.may_move {
+            return false;
+        }
         let mut counts = connections
             .counts
             .lock()
             .expect("no one panics while counting");
-        let by_shard = &mut counts.by_shard;
+        let Counts {
+            by_shard, places, ..
+        } = &mut *counts;
         let all: usize = by_shard.iter().sum();
-        let has_room = by_shard[usize::from(shard.0)] * by_shard.len() < all * 2;
+        let to = usize::from(shard.0);
+        let has_room = places.contains(&to) && by_shard[to] * places.len() < all * 2;
         if has_room {
             by_shard[usize::from(self.shard.0)] -= 1;
             by_shard[usize::from(shard.0)] += 1;
@@ -170,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_core_with_the_fewest_connections_gets_the_next() {
-        let connections = Connections::new(2, bounds(10, 10));
+        let connections = Connections::with(2, vec![0, 1], true, bounds(10, 10));
         let seats: Vec<Seat> = (0..4)
             .map(|_| connections.seat(ShardId(1), CLIENT).unwrap())
             .collect();
@@ -182,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_seat_moves_while_the_other_core_has_not_twice_its_share() {
-        let connections = Connections::new(4, bounds(10, 10));
+        let connections = Connections::with(4, vec![0, 1, 2, 3], true, bounds(10, 10));
         let mut seats: Vec<Seat> = (0..8)
             .map(|_| connections.seat(ShardId(0), CLIENT).unwrap())
             .collect();
@@ -194,8 +213,27 @@ mod tests {
     }
 
     #[test]
+    fn cores_that_serve_no_connections_get_none() {
+        let connections = Connections::with(4, vec![1, 2], true, bounds(10, 10));
+        let mut seats: Vec<Seat> = (0..4)
+            .map(|_| connections.seat(ShardId(3), CLIENT).unwrap())
+            .collect();
+        assert_eq!(connections.by_shard(), [0, 2, 2, 0]);
+        assert!(!seats[0].move_to(ShardId(0)));
+        assert!(seats[0].move_to(ShardId(2)));
+    }
+
+    #[test]
+    fn where_connections_stay_none_moves() {
+        let connections = Connections::with(2, vec![0, 1], false, bounds(10, 10));
+        let mut seat = connections.seat(ShardId(0), CLIENT).unwrap();
+        assert!(!seat.move_to(ShardId(1)));
+        assert_eq!(connections.by_shard(), [1, 0]);
+    }
+
+    #[test]
     fn bounds_hold_and_a_freed_seat_admits_again() {
-        let connections = Connections::new(1, bounds(3, 2));
+        let connections = Connections::with(1, vec![0], true, bounds(3, 2));
         let seat = |address| connections.seat(ShardId(0), address);
         let first = seat(CLIENT).unwrap();
         let _second = seat(CLIENT).unwrap();

@@ -7,13 +7,19 @@ use crate::io::FileRange;
 use crate::io::file::resident;
 use crate::io::socket::Socket;
 use crate::io::turn;
-use crate::limits::{COLD_READ_BYTES, COLD_READ_BYTES_LEAST, SEND_SLICES_MAX, YIELD_BYTES};
+use crate::limits::{COLD_READ_BYTES_LEAST, SEND_SLICES_MAX, YIELD_BYTES};
 use crate::net::responses::Frame;
 use crate::protocol::Part;
 use crate::stages::{self, Stage};
 
-/// Sends all frames, whole and in order. `on_sent` is called whenever the socket has taken some bytes.
-pub async fn frames(socket: &Socket, frames: &[Frame], on_sent: impl Fn()) -> io::Result<()> {
+/// Sends all frames, whole and in order. A cold read takes `read_bytes` at most; `on_sent` is called whenever the socket has taken
+/// some bytes.
+pub async fn frames(
+    socket: &Socket,
+    frames: &[Frame],
+    read_bytes: usize,
+    on_sent: impl Fn(),
+) -> io::Result<()> {
     let mut memory: Vec<&[u8]> = Vec::with_capacity(SEND_SLICES_MAX);
     for part in frames.iter().flat_map(|frame| &frame.parts) {
         match part {
@@ -27,7 +33,7 @@ pub async fn frames(socket: &Socket, frames: &[Frame], on_sent: impl Fn()) -> io
             Part::File(range) => {
                 slices(socket, &memory, &on_sent).await?;
                 memory.clear();
-                file(socket, range, &on_sent).await?;
+                file(socket, range, read_bytes, &on_sent).await?;
             }
         }
     }
@@ -50,9 +56,14 @@ async fn slices(socket: &Socket, slices: &[&[u8]], on_sent: &impl Fn()) -> io::R
 
 /// What is not resident is read past the page cache, which stays others'. What the socket does not take at
 /// once of it is let go again: a peer that reads slowly holds no memory while it is waited for.
-async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Result<()> {
+async fn file(
+    socket: &Socket,
+    range: &FileRange,
+    read_bytes: usize,
+    on_sent: &impl Fn(),
+) -> io::Result<()> {
     let mut position = range.position;
-    let mut piece = COLD_READ_BYTES;
+    let mut piece = read_bytes;
     while position < range.end() {
         let length = range.up_to(position, YIELD_BYTES);
         let sent = if resident(&range.file, position, length as u32) {
@@ -69,7 +80,7 @@ async fn file(socket: &Socket, range: &FileRange, on_sent: &impl Fn()) -> io::Re
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let sent = socket.try_send(&[IoSlice::new(&bytes)])?.unwrap_or(0);
-            piece = (sent * 2).clamp(COLD_READ_BYTES_LEAST, COLD_READ_BYTES);
+            piece = (sent * 2).clamp(COLD_READ_BYTES_LEAST, read_bytes);
             sent
         };
         if sent > 0 {

@@ -1,4 +1,4 @@
-//! Owns when and from what the data folder's offset checkpoints are written: the leading core gathers the logs of
+//! Owns when and from what the data folder's offset checkpoints are written: the core whose duty that is gathers the logs of
 //! every core, periodically and whenever an answer depends on it. It never decides what a log's offsets are.
 //!
 //! Rows go by topic name, so a deleted topic's must be gone before another topic gets its name: a stale log start
@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::lock::Mutex;
@@ -23,7 +24,8 @@ use crate::log::checkpoints::{
     format_offsets,
 };
 use crate::log::directory::Folder;
-use crate::shard::{CONTROLLER_SHARD, Shard};
+use crate::shard::Shard;
+use crate::shard::layout::Duty;
 
 /// Intervals of 0 would keep the core busy.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -45,7 +47,7 @@ impl Kind {
         Kind::Cleaner,
     ];
     /// Those that a start reads.
-    const READ_AT_START: [Kind; 3] = [Kind::RecoveryPoint, Kind::LogStart, Kind::Cleaner];
+    pub const READ_AT_START: [Kind; 3] = [Kind::RecoveryPoint, Kind::LogStart, Kind::Cleaner];
 
     fn file(self) -> &'static str {
         match self {
@@ -81,7 +83,7 @@ impl Row {
 
 type Rows = BTreeMap<PartitionName, Row>;
 
-/// What is on disk; of use on the leading core alone.
+/// What is on disk; of use on the core alone whose duty it is.
 #[derive(Default)]
 pub struct Checkpoints {
     rows: RefCell<Rows>,
@@ -91,8 +93,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// What the folder said at start holds on for partitions whose logs cannot be opened.
-    pub fn begin(&self, folder: &Folder) {
+    fn begin(&self, folder: &Folder) {
         let rows = folder.logs.iter().map(|log| {
             let point = log.opening.recovery_point.unwrap_or_default();
             let row = Row {
@@ -107,7 +108,7 @@ impl Checkpoints {
     }
 
     /// Writes what all logs say now; a file that would not change stays. Resolves when it is durable.
-    pub async fn write(&self, shard: &Rc<Shard>, kinds: &[Kind]) -> io::Result<()> {
+    async fn write(&self, shard: &Rc<Shard>, kinds: &[Kind]) -> io::Result<()> {
         let _turn = self.turn.lock().await;
         let gathered = shard.everywhere(|shard| async move { rows_of(&shard) });
         let live: Rows = gathered.await.into_iter().flatten().collect();
@@ -161,30 +162,38 @@ fn rows_of(shard: &Shard) -> Vec<(PartitionName, Row)> {
     rows.collect()
 }
 
-/// Resolves when one kind of offsets, as they are now or later, is on stable storage. Of use on any core.
-pub async fn make_durable(shard: &Rc<Shard>, kind: Kind) -> io::Result<()> {
-    let call = shard
-        .mesh
-        .call(shard, CONTROLLER_SHARD, move |shard| async move {
-            shard.checkpoints.write(&shard, &[kind]).await
-        });
+/// What the folder said at start holds on for partitions whose logs cannot be opened. Of use on any core.
+pub async fn begin(shard: &Rc<Shard>, folder: Arc<Folder>) {
+    let core = shard.broker.layout.core_for(Duty::Checkpoints);
+    let call = shard.mesh.call(shard, core, move |shard| async move {
+        shard.checkpoints.begin(&folder);
+    });
+    call.await;
+}
+
+/// Resolves when these kinds of offsets, as they are now or later, are on stable storage. Of use on any core.
+pub async fn write(shard: &Rc<Shard>, kinds: &'static [Kind]) -> io::Result<()> {
+    let core = shard.broker.layout.core_for(Duty::Checkpoints);
+    let call = shard.mesh.call(shard, core, move |shard| async move {
+        shard.checkpoints.write(&shard, kinds).await
+    });
     call.await
 }
 
 /// Resolves when the log start offsets of now are on stable storage. Of use on any core.
 pub async fn make_log_starts_durable(shard: &Rc<Shard>) -> io::Result<()> {
-    make_durable(shard, Kind::LogStart).await
+    write(shard, &[Kind::LogStart]).await
 }
 
 /// Forgets what is said of topics that no longer exist, before their names are given to others.
 pub async fn forget_deleted(shard: &Rc<Shard>) {
-    let written = shard.checkpoints.write(shard, &Kind::READ_AT_START).await;
+    let written = write(shard, &Kind::READ_AT_START).await;
     if let Err(error) = written {
         warn!(%error, "the offset checkpoints could not be written");
     }
 }
 
-/// Writes each file in its interval, until the shard stops.
+/// Writes each file in its interval, until the shard stops. On the core whose duty it is.
 pub async fn keep(shard: Rc<Shard>) {
     let config = &shard.broker.config;
     let mut timers = [

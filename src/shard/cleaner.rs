@@ -1,5 +1,5 @@
 //! Owns which log of this core is compacted next, and how fast: the dirtiest first, one at a time, never more bytes a
-//! second than `log.cleaner.io.max.bytes.per.second` nor more than a fifth of the core, and everybody else's turn after
+//! second than `log.cleaner.io.max.bytes.per.second` nor more than its part of the core (a fifth, if no profile says otherwise), and everybody else's turn after
 //! each step. It never decides what a log keeps.
 
 use std::cell::Cell;
@@ -19,8 +19,6 @@ use crate::shard::Shard;
 use crate::shard::checkpoints::{self, Kind};
 use crate::stages::tasks::{self, Task};
 
-/// Of the core's time a cleaning has one part in so many, even of a core that has nothing else to do.
-const CORE_PARTS: u32 = 5;
 /// Less is no use to sleep.
 const SLEEP_MIN: Duration = Duration::from_micros(50);
 /// With no pause at all an idle core would never sleep.
@@ -81,10 +79,7 @@ async fn pause(shard: &Shard, time: Duration) {
 /// below the recovery point of now. What an earlier round left out, as it lay before the log, must not come back. The
 /// third row says to a start that offsets need not follow each other any more.
 async fn make_ready(shard: &Rc<Shard>) -> io::Result<()> {
-    for kind in [Kind::RecoveryPoint, Kind::LogStart, Kind::Cleaner] {
-        checkpoints::make_durable(shard, kind).await?;
-    }
-    Ok(())
+    checkpoints::write(shard, &Kind::READ_AT_START).await
 }
 
 /// Whether that went well.
@@ -94,19 +89,23 @@ async fn clean(
     dirt: &Dirt,
     settings: &CleanerSettings,
 ) -> bool {
+    let cores = shard.broker.layout.partitions().len();
     let round = Round {
         now_ms: clock::wall_ms(),
         upto: dirt.upto,
-        map_bytes: settings.dedupe_bytes / usize::from(shard.broker.shards),
+        map_bytes: settings.dedupe_bytes / cores,
         map_load: settings.load_factor,
         salt: [entropy::seed(), entropy::seed()],
-        pace: pace(settings.bytes_per_second / f64::from(shard.broker.shards)),
+        pace: pace(
+            settings.bytes_per_second / cores as f64,
+            shard.plan().cleaner_percent,
+        ),
     };
     let (topic, index) = (&partition.topic, partition.index);
     match partition.log().clean(&round).await {
         Ok(cleaned) => {
             debug!(%topic, partition = %index, ?cleaned, "compacted");
-            if let Err(error) = checkpoints::make_durable(shard, Kind::Cleaner).await {
+            if let Err(error) = checkpoints::write(shard, &[Kind::Cleaner]).await {
                 warn!(%error, "how far logs are compacted could not be written");
             }
             true
@@ -150,11 +149,12 @@ async fn dirtiest(shard: &Shard, passed_over: &[PassedOver]) -> Option<(Rc<Parti
 }
 
 /// Lets others have their turn, and keeps to the disk's and the core's share.
-fn pace(per_second: f64) -> Pace {
+fn pace(per_second: f64, percent: u32) -> Pace {
     let known = Cell::new(tasks::held(Task::CLEANER));
     Rc::new(move |bytes| {
         let held = tasks::held(Task::CLEANER);
-        let rest = rest(bytes, held.saturating_sub(known.replace(held)), per_second);
+        let step = held.saturating_sub(known.replace(held));
+        let rest = rest(bytes, step, per_second, percent);
         Box::pin(async move {
             match rest >= SLEEP_MIN {
                 true => timer::sleep(rest).await,
@@ -164,11 +164,11 @@ fn pace(per_second: f64) -> Pace {
     })
 }
 
-/// How long to keep still after a step that moved so many bytes and held the core for so long.
-fn rest(bytes: u64, held: Duration, per_second: f64) -> Duration {
+/// How long to keep still after a step that moved so many bytes and held the core, of which it may have `percent`, for so long.
+fn rest(bytes: u64, held: Duration, per_second: f64, percent: u32) -> Duration {
     let moving = Duration::try_from_secs_f64(bytes as f64 / per_second.max(1.0));
     let moving = moving.expect("a step is no more than a segment");
-    moving.max(held * (CORE_PARTS - 1))
+    moving.max(held * (100 - percent) / percent)
 }
 
 #[cfg(test)]
@@ -179,9 +179,10 @@ mod tests {
     fn a_step_is_followed_by_rest_for_the_disk_and_for_the_core() {
         let held = Duration::from_micros(100);
         let four = Duration::from_micros(400);
-        assert_eq!(rest(65_536, held, f64::MAX), four);
-        assert_eq!(rest(65_536, held, 1e9), four);
-        assert_eq!(rest(1_000_000, held, 1e6), Duration::from_secs(1));
-        assert_eq!(rest(1_000, held, 0.0), Duration::from_secs(1_000));
+        assert_eq!(rest(65_536, held, f64::MAX, 20), four);
+        assert_eq!(rest(65_536, held, 1e9, 20), four);
+        assert_eq!(rest(65_536, held, f64::MAX, 50), held);
+        assert_eq!(rest(1_000_000, held, 1e6, 20), Duration::from_secs(1));
+        assert_eq!(rest(1_000, held, 0.0, 20), Duration::from_secs(1_000));
     }
 }

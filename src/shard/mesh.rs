@@ -336,12 +336,15 @@ mod tests {
     use crate::net::seats::{Bounds, Connections};
     use crate::protocol::{Str, Uuid};
     use crate::shard::Broker;
+    use crate::shard::layout::Layout;
 
     /// Runs `test` on the first of two connected shards.
     fn on_two_shards(test: impl AsyncFnOnce(Rc<Shard>) + Send + 'static) {
         let config = config::load(&Sources::default()).unwrap().config;
+        let layout = Layout::new(&config, &[0, 1]);
         let broker = Arc::new(Broker {
-            connections: Connections::new(2, Bounds::new(&config)),
+            connections: Connections::new(&layout, Bounds::new(&config)),
+            layout,
             config: Arc::new(config),
             cluster_id: Str::from("cluster"),
             directory_id: Uuid::ZERO,

@@ -5,6 +5,7 @@ pub mod checkpoints;
 pub mod cleaner;
 pub mod coordinators;
 pub mod held;
+pub mod layout;
 pub mod mesh;
 pub mod producer_ids;
 pub mod routes;
@@ -31,7 +32,6 @@ use crate::ids::{BrokerId, PartitionIndex, ShardId};
 use crate::io::clock;
 use crate::io::timer;
 use crate::io::turn;
-use crate::limits::{CORE_REQUEST_BYTES_MAX, CORE_RESPONSE_BYTES_MAX};
 use crate::log::LogContext;
 use crate::net::budget::{RequestBudget, ResponseBudget};
 use crate::net::complaints::Complaints;
@@ -40,20 +40,13 @@ use crate::partition::{Partition, PartitionError};
 use crate::protocol::{Str, Uuid};
 use checkpoints::Checkpoints;
 use coordinators::Coordinators;
+use layout::{Layout, Plan};
 use mesh::Mesh;
 use producer_ids::ProducerIds;
 use traffic::Traffic;
 
 /// How often a shard looks at its partitions for what time alone brings about.
 const TICK: Duration = Duration::from_millis(500);
-
-/// Bytes of requests that one core may hold: its part of `queued.max.request.bytes`, if that says something.
-fn request_bytes_max(broker: &Broker) -> usize {
-    match broker.config.queued_max_request_bytes {
-        None | Some(0) => CORE_REQUEST_BYTES_MAX,
-        Some(bytes) => (bytes / usize::from(broker.shards)).max(1),
-    }
-}
 
 /// The core on which the embedded controller runs.
 pub const CONTROLLER_SHARD: ShardId = ShardId(0);
@@ -68,12 +61,18 @@ pub struct Broker {
     /// Of this run of the process.
     pub incarnation: Uuid,
     pub shards: u16,
+    pub layout: Layout,
     pub connections: Arc<Connections>,
 }
 
 impl Broker {
     pub fn id(&self) -> BrokerId {
         self.config.node_id
+    }
+
+    /// The core of a partition.
+    pub fn shard_of(&self, topic_id: Uuid, index: PartitionIndex) -> ShardId {
+        routes::shard_of(topic_id, index, self.layout.partitions())
     }
 }
 
@@ -91,7 +90,7 @@ pub struct Shard {
     /// For the next connection that receives and has none.
     pub spare_buffer: Cell<BytesMut>,
     pub traffic: Traffic,
-    /// Of the data folder; on the leading core alone.
+    /// Of the data folder; on the core alone whose duty they are.
     pub checkpoints: Checkpoints,
     pub request_memory: Rc<RequestBudget>,
     pub response_memory: Rc<ResponseBudget>,
@@ -110,7 +109,7 @@ pub struct Shard {
 
 impl Shard {
     pub fn new(id: ShardId, broker: Arc<Broker>, mesh: Mesh, logs: LogContext) -> Rc<Shard> {
-        let sessions = broker.config.fetch_session_slots / usize::from(broker.shards);
+        let sessions = broker.config.fetch_session_slots / broker.layout.network().len();
         let sessions = FetchSessions::new(id, sessions, crate::io::entropy::seed());
         Rc::new(Shard {
             id,
@@ -123,8 +122,8 @@ impl Shard {
             spare_buffer: Cell::default(),
             traffic: Traffic::default(),
             checkpoints: Checkpoints::default(),
-            request_memory: RequestBudget::new(request_bytes_max(&broker)),
-            response_memory: ResponseBudget::new(CORE_RESPONSE_BYTES_MAX),
+            request_memory: RequestBudget::new(broker.layout.plan(id).request_bytes),
+            response_memory: ResponseBudget::new(broker.layout.plan(id).response_bytes),
             controller: RefCell::default(),
             image: RefCell::new(Arc::new(MetadataImage::new(broker.cluster_id.clone()))),
             topic_configs: RefCell::default(),
@@ -134,6 +133,11 @@ impl Shard {
             stopping: Cell::new(false),
             broker,
         })
+    }
+
+    /// What this core is for.
+    pub fn plan(&self) -> &Plan {
+        self.broker.layout.plan(self.id)
     }
 
     pub fn image(&self) -> Arc<MetadataImage> {
@@ -291,7 +295,7 @@ impl Shard {
         F: Future<Output = Result<T, PartitionError>> + 'static,
         T: Send + 'static,
     {
-        let target = routes::shard_of(topic_id, index, self.broker.shards);
+        let target = self.broker.shard_of(topic_id, index);
         let call = self.mesh.call(self, target, move |shard| async move {
             let partition = shard.partition(topic_id, index)?;
             work(partition).await

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use coati_tuning::profile::{Preset, Role};
 use futures::future::{Either, select};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use tracing::{info, warn};
@@ -20,7 +21,7 @@ use crate::controller::boot::{self, BootError};
 use crate::ids::ShardId;
 use crate::io::process::{self, FolderLock, StopSignals};
 use crate::io::socket::BoundListener;
-use crate::io::{Disk, clock, entropy, ring};
+use crate::io::{Disk, clock, entropy, ring, turn};
 use crate::limits;
 use crate::log::checkpoints::{META_PROPERTIES_FILE, MetaProperties};
 use crate::log::directory;
@@ -29,6 +30,7 @@ use crate::log::{LogContext, TailBudget};
 use crate::net::seats::{Bounds, Connections};
 use crate::net::{listener, live};
 use crate::protocol::{Str, Uuid};
+use crate::shard::layout::{Duty, Layout};
 use crate::shard::mesh::{self, Mesh, MeshEnds};
 use crate::shard::{Broker, Shard, checkpoints, cleaner, coordinators, sync};
 use crate::stages::tasks::{self, Task};
@@ -86,10 +88,10 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
     process::block_stop_signals()?;
     let descriptors = process::raise_descriptor_limit()?;
     let _lock = take_folder(&config.data_dir)?;
-    let cpus = choose_cpus(&config)?;
+    let layout = Layout::new(&config, &choose_cpus(&config)?);
     let listeners = bind(&mut config)?;
-    let mut admin = bind_admin(&config)?;
-    let broker = Arc::new(introduce(config, cpus.len() as u16)?);
+    let admin = bind_admin(&config)?;
+    let broker = Arc::new(introduce(config, layout)?);
     info!(
         descriptors,
         cluster = %broker.cluster_id,
@@ -99,24 +101,24 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
     let (report, reports) = mpsc::channel();
     let mut executors = Vec::new();
     for (index, ends) in mesh::ends(broker.shards)?.into_iter().enumerate() {
+        let id = ShardId(index as u16);
         let seed = Seed {
-            id: ShardId(index as u16),
+            id,
             broker: broker.clone(),
             ends,
             listeners: clone_all(&listeners)?,
-            // The first core's.
-            admin: admin.take(),
+            admin: admin.as_ref().map(BoundListener::try_clone).transpose()?,
             began,
             report: report.clone(),
         };
-        let executor = LocalExecutorBuilder::new(Placement::Fixed(cpus[index]))
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(broker.layout.plan(id).cpu))
             .name(&format!("{EXECUTOR_NAME}-{index}"))
             .io_memory(EXECUTOR_IO_BYTES)
             .spawn(move || seed.grow())
             .map_err(|error| StartError::IoUring(error.to_string()))?;
         executors.push(Some(executor));
     }
-    drop((report, listeners));
+    drop((report, listeners, admin));
     wait_until_up(&reports, &mut executors)?;
     // The leader ends when all others have closed their logs; they end with the process.
     let leader = executors
@@ -170,7 +172,7 @@ fn take_folder(folder: &Path) -> Result<FolderLock, StartError> {
     })
 }
 
-/// The CPUs to pin shards to: all that the process may use, or the first `--cores` of them.
+/// The CPUs to pin shards to when no profile names them: all that the process may use, or the first `--cores` of them.
 fn choose_cpus(config: &BrokerConfig) -> Result<Vec<usize>, StartError> {
     let mut cpus = process::allowed_cpus()?;
     if let Some(wanted) = config.cores {
@@ -187,7 +189,7 @@ fn choose_cpus(config: &BrokerConfig) -> Result<Vec<usize>, StartError> {
 }
 
 /// Reads who this broker is from its data folder, or makes it somebody at its first start.
-fn introduce(config: BrokerConfig, shards: u16) -> Result<Broker, StartError> {
+fn introduce(config: BrokerConfig, layout: Layout) -> Result<Broker, StartError> {
     let path = config.data_dir.join(META_PROPERTIES_FILE);
     let wrong = |reason: String| StartError::Identity {
         file: path.display().to_string(),
@@ -216,12 +218,13 @@ fn introduce(config: BrokerConfig, shards: u16) -> Result<Broker, StartError> {
         )));
     }
     Ok(Broker {
-        connections: Connections::new(shards, Bounds::new(&config)),
+        connections: Connections::new(&layout, Bounds::new(&config)),
         config: Arc::new(config),
         cluster_id: Str::from(identity.cluster_id),
         directory_id: identity.directory_id.unwrap_or(Uuid(entropy::uuid())),
         incarnation: Uuid(entropy::uuid()),
-        shards,
+        shards: layout.shards(),
+        layout,
     })
 }
 
@@ -314,6 +317,7 @@ struct Seed {
     broker: Arc<Broker>,
     ends: MeshEnds,
     listeners: Vec<NamedListener>,
+    /// Served by the core whose duty it is, closed by the one that leads.
     admin: Option<BoundListener>,
     began: Instant,
     /// Dropped without a word when the core does not come up.
@@ -330,6 +334,16 @@ impl Seed {
         ring::init_thread().map_err(|error| StartError::IoUring(error.to_string()))?;
         let _main_gave_up = self.report.send(self.id);
         drop(self.report);
+        let plan = self.broker.layout.plan(self.id).clone();
+        turn::set_length(plan.turn);
+        if plan.stay_awake {
+            turn::stay_awake();
+        }
+        if let Some(node) = plan.node
+            && let Err(error) = process::prefer_memory_of(node)
+        {
+            warn!(core = self.id.0, node, %error, "the core's memory comes from any node");
+        }
         let queue = glommio::executor().current_task_queue();
         let spawn = Rc::new(move |task| {
             let task = tasks::watched(Task::LOG, task);
@@ -339,9 +353,9 @@ impl Seed {
                 .expect("the queue lives as long as the core")
                 .detach();
         });
-        let tail_bytes = self.broker.config.tail_cache_bytes;
-        let budget = TailBudget::new(tail_bytes / usize::from(self.broker.shards));
+        let budget = TailBudget::new(plan.tail_cache_bytes);
         let mut logs = LogContext::new(Disk::direct(), spawn, budget);
+        logs.writes = plan.writes;
         logs.journal = Some(Journal::new(
             logs.disk.clone(),
             logs.spawn.clone(),
@@ -353,6 +367,12 @@ impl Seed {
         let shard = Shard::new(self.id, self.broker, mesh, logs);
         LISTENERS.set(self.listeners);
         Mesh::run(&shard, self.ends);
+        if let Some(bound) = &self.admin
+            && is_for(&shard, Duty::Admin)
+        {
+            let serving = admin::serve(shard.clone(), bound.try_clone()?, self.began);
+            tasks::spawn(Task::ADMIN, serving).detach();
+        }
         if self.id == super::CONTROLLER_SHARD {
             lead(shard, self.admin, self.began).await
         } else {
@@ -369,16 +389,18 @@ async fn lead(
     let signals = StopSignals::watch()?;
     let mut listeners = LISTENERS.with_borrow(|listeners| clone_all(listeners))?;
     if let Some(bound) = admin {
-        listeners.push((Str::from("ADMIN"), bound.try_clone()?));
-        tasks::spawn(Task::ADMIN, admin::serve(shard.clone(), bound, began)).detach();
+        listeners.push((Str::from("ADMIN"), bound));
     }
     let folder = directory::take_stock(&shard.logs.disk, &shard.broker.config.data_dir).await?;
     let deleted = folder.deleted.clone();
     unless_stopped(&signals, boot::start(&shard, folder)).await??;
     shard.everywhere(|shard| async move { accept(shard) }).await;
     announce(&shard, began);
-    tasks::spawn(Task::DELETION, remove_deleted(shard.clone(), deleted)).detach();
-    tasks::spawn(Task::CHECKPOINTS, checkpoints::keep(shard.clone())).detach();
+    let core = shard.broker.layout.core_for(Duty::Deletion);
+    let removing = shard.mesh.call(&shard, core, |shard| async move {
+        tasks::spawn(Task::DELETION, remove_deleted(shard, deleted)).detach();
+    });
+    removing.await;
     signals.next().await?;
     info!("stopping: a second signal stops at once");
     glommio::spawn_local(async move {
@@ -412,19 +434,38 @@ async fn remove_deleted(shard: Rc<Shard>, folders: Vec<PathBuf>) {
     }
 }
 
+fn is_for(shard: &Shard, duty: Duty) -> bool {
+    shard.broker.layout.core_for(duty) == shard.id
+}
+
+/// From now on it does what it is for.
 fn accept(shard: Rc<Shard>) {
     shard.begin_to_serve();
-    for (name, bound) in LISTENERS.take() {
-        tasks::spawn(Task::ACCEPT, listener::accept(shard.clone(), bound, name)).detach();
+    let roles = shard.plan().roles;
+    let listeners = LISTENERS.take();
+    if roles.has(Role::Network) {
+        for (name, bound) in listeners {
+            tasks::spawn(Task::ACCEPT, listener::accept(shard.clone(), bound, name)).detach();
+        }
+        tasks::spawn(Task::UPKEEP, live::sweep(shard.clone())).detach();
     }
-    tasks::spawn(Task::UPKEEP, live::sweep(shard.clone())).detach();
-    tasks::spawn(Task::GROUPS, coordinators::keep_time(shard.clone())).detach();
-    tasks::spawn(Task::CLEANER, cleaner::run(shard.clone())).detach();
+    if roles.has(Role::Partitions) {
+        tasks::spawn(Task::GROUPS, coordinators::keep_time(shard.clone())).detach();
+        tasks::spawn(Task::CLEANER, cleaner::run(shard.clone())).detach();
+    }
+    if is_for(&shard, Duty::Checkpoints) {
+        tasks::spawn(Task::CHECKPOINTS, checkpoints::keep(shard.clone())).detach();
+    }
     tasks::spawn(Task::UPKEEP, shard.tick()).detach();
 }
 
 fn announce(shard: &Shard, began: Instant) {
     let config = &shard.broker.config;
+    if let Some(profile) = &config.profile {
+        let preset = profile.preset.map(Preset::name);
+        info!(preset, connections = profile.connections.name(), "profile");
+        shard.broker.layout.tell();
+    }
     let listeners: Vec<String> = config
         .listeners
         .iter()

@@ -25,7 +25,6 @@ use crate::log::{Log, LogError, LogSettings, Opening, Recovered};
 use crate::partition::{Partition, PartitionError};
 use crate::protocol::Uuid;
 use crate::shard::Shard;
-use crate::shard::routes::shard_of;
 use crate::shard::{coordinators, strays};
 use crate::stages::tasks::{self, Task};
 
@@ -114,7 +113,7 @@ pub fn begin(shard: &Rc<Shard>) {
 }
 
 fn is_here(shard: &Shard, topic_id: Uuid, index: PartitionIndex) -> bool {
-    shard_of(topic_id, index, shard.broker.shards) == shard.id
+    shard.broker.shard_of(topic_id, index) == shard.id
 }
 
 async fn open_all(

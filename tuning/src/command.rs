@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::apply::{self, Outcome, Step, Undone};
 use crate::disk::{DiskArgs, DiskError};
 use crate::machine::{Machine, RingFeatures};
+use crate::profile::{self, Facts, ProfileArgs, ProfileCommandError, ReadError};
 use crate::report::Report;
 use crate::root::Root;
 use crate::state::{self, StateError};
@@ -19,12 +20,12 @@ use crate::watch::{Seen, WatchArgs, WatchError};
 const WARNING_EXIT_CODE: u8 = 3;
 const CRITICAL_EXIT_CODE: u8 = 4;
 
-/// Check and set what this machine needs for throughput, measure its disk, and watch a broker.
+/// Check and set what this machine needs for throughput, measure its disk, write a broker's profile, and watch it.
 ///
 /// `check` shows what a server needs, what this one has, what it costs to leave it, and the fix; it changes nothing.
 /// `apply` writes what can be written, to /proc and /sys alone, and keeps the values that were there; `undo` brings
 /// them back. A restart of the machine forgets them, too; `systemd` prints units that apply them before the broker starts.
-/// `disk` measures what a disk gives the broker; `watch` shows live what a broker's cores do.
+/// `disk` measures what a disk gives the broker; `profile` writes what each core of a broker is for; `watch` shows live what they do.
 #[derive(Debug, Args)]
 pub struct TuneArgs {
     #[command(subcommand)]
@@ -55,6 +56,12 @@ enum Kind {
     /// it removes at the end, on errors and on SIGINT and SIGTERM; what a killed run has left there the next one removes. Nothing
     /// else in DIR is touched. A first look at a disk is short of its truth: many are faster for their first gigabytes.
     Disk(DiskArgs),
+    /// Write a profile: what each core of the broker is for, and how much it may take
+    ///
+    /// It is chosen from this machine (CPUs, their siblings and memory nodes, a CPU quota, memory, interrupts) and, with --disk, from
+    /// the figures of `coati tune disk`. Each choice is explained in the file, which `coati start --profile FILE` uses; an existing one
+    /// is never overwritten. It changes nothing else.
+    Profile(ProfileArgs),
     /// Show live what each core of a broker does
     ///
     /// Utilisation by stage, MB/s, requests and what they take, queues, who held a core for over a millisecond, and the busiest
@@ -74,6 +81,10 @@ struct Looking {
     /// As `coati start` is given; all CPUs that this process may use when not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     cores: Option<u16>,
+
+    /// As `coati start` is given: its cores count, and interrupts go where it wants them
+    #[arg(long, value_name = "FILE", conflicts_with = "cores")]
+    profile: Option<PathBuf>,
 
     /// Where /proc and /sys are: a container may have the host's below another folder
     #[arg(long, value_name = "FOLDER", default_value = "/")]
@@ -173,6 +184,10 @@ pub enum TuneError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(transparent)]
+    Profile(#[from] ProfileCommandError),
+    #[error(transparent)]
+    NoProfile(#[from] ReadError),
+    #[error(transparent)]
     Watch(#[from] WatchError),
     #[error("the executor: {0}")]
     Executor(String),
@@ -236,6 +251,7 @@ impl TuneArgs {
             Kind::Apply(args) => args.run(),
             Kind::Undo(args) => args.run(),
             Kind::Disk(args) => on_disk(args),
+            Kind::Profile(args) => Ok(Told::with(args.run()?, None)),
             Kind::Watch(args) => Ok(match args.run()? {
                 Seen::Text(text) => Told::with(text, None),
                 Seen::Interrupted => Told {
@@ -249,17 +265,24 @@ impl TuneArgs {
 }
 
 impl Looking {
-    fn look(&self, ring: impl FnOnce() -> RingFeatures) -> Machine {
+    fn look(&self, ring: impl FnOnce() -> RingFeatures) -> Result<Machine, TuneError> {
         let root = Root::new(&self.root);
         let ring = root.is_this_machine().then(ring);
-        Machine::look(root, &self.data_dir, self.cores.map(usize::from), ring)
+        let machine = Machine::look(root, &self.data_dir, self.cores.map(usize::from), ring);
+        match &self.profile {
+            Some(path) => {
+                let profile = profile::read(path, &Facts::of(&machine))?;
+                Ok(machine.with_profile(&profile))
+            }
+            None => Ok(machine),
+        }
     }
 }
 
 impl CheckArgs {
     fn run(self, ring: impl FnOnce() -> RingFeatures) -> Result<Told, TuneError> {
         let tuners = named(&self.names)?;
-        let machine = self.looking.look(ring);
+        let machine = self.looking.look(ring)?;
         let rows = tuners
             .into_iter()
             .map(|tuner| Row::of(tuner, &machine))
@@ -286,7 +309,7 @@ impl ApplyArgs {
     fn run(self) -> Result<Told, TuneError> {
         let tuners = named(&self.names)?;
         // No tuner writes anything for what io_uring tells of itself.
-        let machine = self.looking.look(|| Ok(Vec::new()));
+        let machine = self.looking.look(|| Ok(Vec::new()))?;
         let rows = tuners.into_iter().map(|tuner| Row::of(tuner, &machine));
         let is_wanted =
             |row: &Row| !self.names.is_empty() || row.finding.verdict >= Verdict::Warning;

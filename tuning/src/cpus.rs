@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// Linux is built for at most so many.
-const CPUS_MAX: u32 = 8192;
+pub const CPUS_MAX: u32 = 8192;
 
 const MASK_BITS: u32 = 32;
 

@@ -1,4 +1,4 @@
-//! Owns reading control groups, of both versions: how much CPU this process may have.
+//! Owns reading control groups, of both versions: how much CPU and memory this process may have.
 
 use crate::mounts::{self, Mount};
 use crate::root::{Read, Root, Unreadable, if_there};
@@ -14,38 +14,78 @@ pub struct Quota {
 
 /// The smallest of the process's group and of all that it lies in; `None` without a limit.
 pub fn cpu_quota(root: &Root) -> Read<Option<Quota>> {
-    let groups = root.text(PATH)?;
-    let mounts = mounts::mounts(root)?;
     let mut least: Option<Quota> = None;
-    for line in groups.lines() {
+    for (version, folder) in groups(root, "cpu")? {
+        let quota = match version {
+            Version::Two => quota_of_v2(root, &folder)?,
+            Version::One => quota_of_v1(root, &folder)?,
+        };
+        least = match (least, quota) {
+            (Some(least), Some(quota)) if quota.cpus >= least.cpus => Some(least),
+            (least, None) => least,
+            (_, quota) => quota,
+        };
+    }
+    Ok(least)
+}
+
+/// Bytes that the process and all in its groups may have, if that is bounded.
+pub fn memory_limit(root: &Root) -> Read<Option<u64>> {
+    let mut least = None;
+    for (version, folder) in groups(root, "memory")? {
+        let path = match version {
+            Version::Two => format!("{folder}/memory.max"),
+            Version::One => format!("{folder}/memory.limit_in_bytes"),
+        };
+        // The root group has none.
+        let Some(text) = if_there(root.text(&path))? else {
+            continue;
+        };
+        if text == "max" {
+            continue;
+        }
+        let limit: u64 = root.number(&path)?;
+        least = Some(least.map_or(limit, |least: u64| least.min(limit)));
+    }
+    Ok(least)
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Version {
+    One,
+    Two,
+}
+
+/// The folders of the process's groups that have this controller, and of those that they lie in.
+fn groups(root: &Root, controller: &str) -> Read<Vec<(Version, String)>> {
+    let text = root.text(PATH)?;
+    let mounts = mounts::mounts(root)?;
+    let mut all = Vec::new();
+    for line in text.lines() {
         let fields: Vec<&str> = line.splitn(3, ':').collect();
         let [_, controllers, group] = fields[..] else {
             return Err(Unreadable::malformed(PATH, line, "a control group"));
         };
-        let is_v2 = controllers.is_empty();
-        if !is_v2 && !controllers.split(',').any(|name| name == "cpu") {
+        let version = match controllers.is_empty() {
+            true => Version::Two,
+            false => Version::One,
+        };
+        if version == Version::One && !controllers.split(',').any(|name| name == controller) {
             continue;
         }
-        let is_its = |mount: &&Mount| match is_v2 {
-            true => mount.kind == "cgroup2",
-            false => mount.kind == "cgroup" && mount.has("cpu"),
+        let is_its = |mount: &&Mount| match version {
+            Version::Two => mount.kind == "cgroup2",
+            Version::One => mount.kind == "cgroup" && mount.has(controller),
         };
-        let Some(mount) = mounts.iter().find(is_its) else {
-            continue;
-        };
-        for folder in folders(mount, group) {
-            let quota = match is_v2 {
-                true => of_v2(root, &folder)?,
-                false => of_v1(root, &folder)?,
-            };
-            least = match (least, quota) {
-                (Some(least), Some(quota)) if quota.cpus >= least.cpus => Some(least),
-                (least, None) => least,
-                (_, quota) => quota,
-            };
+        if let Some(mount) = mounts.iter().find(is_its) {
+            all.extend(
+                folders(mount, group)
+                    .into_iter()
+                    .map(|folder| (version, folder)),
+            );
         }
     }
-    Ok(least)
+    Ok(all)
 }
 
 /// Of a group and those that it lies in, as far as they are mounted.
@@ -68,7 +108,7 @@ fn folders(mount: &Mount, group: &str) -> Vec<String> {
 }
 
 /// `200000 100000`, or `max` for the first.
-fn of_v2(root: &Root, folder: &str) -> Read<Option<Quota>> {
+fn quota_of_v2(root: &Root, folder: &str) -> Read<Option<Quota>> {
     let path = format!("{folder}/cpu.max");
     // The root group has none.
     let Some(text) = if_there(root.text(&path))? else {
@@ -87,7 +127,7 @@ fn of_v2(root: &Root, folder: &str) -> Read<Option<Quota>> {
     Ok(Some(Quota::of(quota, period)))
 }
 
-fn of_v1(root: &Root, folder: &str) -> Read<Option<Quota>> {
+fn quota_of_v1(root: &Root, folder: &str) -> Read<Option<Quota>> {
     let quota_path = format!("{folder}/cpu.cfs_quota_us");
     let Some(quota) = if_there(root.number::<i64>(&quota_path))? else {
         return Ok(None);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::cpus::CpuSet;
 use crate::devices::{self, Disk, Nic};
 use crate::mounts::{self, Mount};
+use crate::profile::Profile;
 use crate::root::{Read, Root, Unreadable, if_there};
 
 const CPU_FOLDER: &str = "/sys/devices/system/cpu";
@@ -39,6 +40,8 @@ pub struct Machine {
     pub allowed: Read<CpuSet>,
     /// Those that a broker would use, a shard each.
     pub broker: Read<CpuSet>,
+    /// Those that are to take no interrupts; `None`: the broker's, as far as others can.
+    pub irq_free: Option<CpuSet>,
     /// `None`: nobody has asked the kernel.
     pub ring: Option<RingFeatures>,
 }
@@ -69,8 +72,19 @@ impl Machine {
                 .clone()
                 .map(|allowed| allowed.first(cores.unwrap_or(usize::MAX))),
             allowed,
+            irq_free: None,
             ring,
             root,
+        }
+    }
+
+    /// As it is for a broker with this profile.
+    pub fn with_profile(self, profile: &Profile) -> Machine {
+        let irq_free = &profile.irq_free_cpus;
+        Machine {
+            broker: Ok(profile.cpus()),
+            irq_free: (!irq_free.is_empty()).then(|| irq_free.clone()),
+            ..self
         }
     }
 
@@ -108,13 +122,18 @@ impl Machine {
             .collect())
     }
 
+    /// The threads of a CPU's physical core, itself among them.
+    pub fn siblings_of(&self, cpu: u32) -> Read<CpuSet> {
+        let path = format!("{CPU_FOLDER}/cpu{cpu}/topology/thread_siblings_list");
+        self.root.cpus(&path)
+    }
+
     /// The broker's CPUs that share a core with another of them.
     pub fn broker_siblings(&self) -> Read<Vec<CpuSet>> {
         let broker = self.broker.clone()?;
         let mut cores: Vec<CpuSet> = Vec::new();
         for cpu in broker.iter() {
-            let path = format!("{CPU_FOLDER}/cpu{cpu}/topology/thread_siblings_list");
-            let siblings = self.root.cpus(&path)?.common(&broker);
+            let siblings = self.siblings_of(cpu)?.common(&broker);
             if siblings.len() > 1 && !cores.contains(&siblings) {
                 cores.push(siblings);
             }
@@ -122,9 +141,17 @@ impl Machine {
         Ok(cores)
     }
 
-    /// CPUs that are online and not the broker's.
+    /// CPUs that had better take no interrupts.
+    pub fn quiet(&self) -> Read<CpuSet> {
+        match &self.irq_free {
+            Some(irq_free) => Ok(irq_free.clone()),
+            None => self.broker.clone(),
+        }
+    }
+
+    /// CPUs that are online and had better take them.
     pub fn spare(&self) -> Read<CpuSet> {
-        Ok(self.online.clone()?.without(&self.broker.clone()?))
+        Ok(self.online.clone()?.without(&self.quiet()?))
     }
 
     /// From /proc/meminfo, in bytes.

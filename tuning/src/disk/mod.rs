@@ -19,3 +19,4 @@ mod verdict;
 
 pub use command::{DiskArgs, DiskError};
 pub use device::{BLOCK, Disk, File, Space};
+pub use verdict::{Point, Verdict};

@@ -98,8 +98,10 @@ fn crowd(machine: &Machine, disk: &Disk) -> Read<Option<Crowd>> {
     // Two shards a queue are near enough.
     let queues = taken.len().min(interrupts.len());
     let is_spread = queues >= broker.len() || (queues > 1 && 2 * queues >= broker.len());
-    let on = taken.common(&broker);
-    if broker.len() < 2 || is_spread || on.is_empty() {
+    let on = taken.common(&machine.quiet()?);
+    // Which CPUs are to be free of them may have been said; else as many as there are shards are near enough.
+    let is_well = machine.irq_free.is_none() && (broker.len() < 2 || is_spread);
+    if is_well || on.is_empty() {
         return Ok(None);
     }
     let paths = interrupts.into_iter().filter_map(|of| of.affinity_path);
@@ -256,9 +258,15 @@ fn nic_interrupts(machine: &Machine) -> Read<Finding> {
         let near_spare = near(machine, &spare, &nic.node)?;
         let cpus = match near_spare.len() >= interrupts.len() {
             true => near_spare,
+            // Others than those that are to be free of them, however few.
+            false if machine.irq_free.is_some() && !spare.is_empty() => near_spare,
             false => near(machine, &online, &nic.node)?,
         };
-        if taken.len() >= interrupts.len().min(cpus.len()) {
+        let is_free = match &machine.irq_free {
+            Some(irq_free) => taken.common(irq_free).is_empty(),
+            None => true,
+        };
+        if is_free && taken.len() >= interrupts.len().min(cpus.len()) {
             continue;
         }
         for (interrupt, cpu) in interrupts.iter().zip(cpus.iter().cycle()) {

@@ -1,7 +1,8 @@
-//! Checks, applies and undoes every tuner on five pictures of machines.
+//! Checks, applies and undoes every tuner on five pictures of machines, and chooses profiles for them.
 
 mod damaged;
 mod picture;
+mod profiles;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -50,6 +50,11 @@ impl Machine {
         self.folder.path().join("root")
     }
 
+    /// Outside of the picture.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     pub fn place(&self, path: &str) -> PathBuf {
         self.root().join(path.trim_start_matches('/'))
     }
@@ -70,7 +75,7 @@ impl Machine {
         line.extend(words);
         line.extend(["--root", root.to_str().unwrap()]);
         match words[0] {
-            "check" => line.extend(["--data-dir", "/var/lib/coati/data"]),
+            "check" | "profile" => line.extend(["--data-dir", "/var/lib/coati/data"]),
             "apply" => line.extend([
                 "--data-dir",
                 "/var/lib/coati/data",
