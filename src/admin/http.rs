@@ -228,17 +228,22 @@ fn is_this_machine(host: &str) -> bool {
 pub struct Response {
     pub status: Status,
     pub content_type: &'static str,
-    pub body: Bytes,
+    /// In pieces.
+    pub body: Vec<Bytes>,
     /// Marks the styles and scripts that a browser may heed; none without it.
     pub nonce: Option<String>,
 }
 
 impl Response {
     pub fn ok(content_type: &'static str, body: impl Into<Bytes>) -> Response {
+        Response::of_pieces(content_type, vec![body.into()])
+    }
+
+    pub fn of_pieces(content_type: &'static str, body: Vec<Bytes>) -> Response {
         Response {
             status: Status::Ok,
             content_type,
-            body: body.into(),
+            body,
             nonce: None,
         }
     }
@@ -268,7 +273,7 @@ impl Response {
              frame-ancestors 'none'{allowed}\r\n{allow}Connection: {}\r\n\r\n",
             self.status.line(),
             self.content_type,
-            self.body.len(),
+            self.body.iter().map(Bytes::len).sum::<usize>(),
             if keep_alive { "keep-alive" } else { "close" },
         )
     }

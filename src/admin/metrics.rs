@@ -1,24 +1,26 @@
 //! Owns the page for Prometheus: Kafka's broker metrics under the names that its JMX exporter's common rules give
 //! them, and a few of our own. Each core hands over what it has counted; partitions are bounded in number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::prometheus::{Family, Kind, Text};
+use bytes::Bytes;
+
+use super::prometheus::{Family, Kind, Text, WrittenLabels};
 use crate::controller::MetadataImage;
 use crate::io::turn;
 use crate::io::{clock, process};
 use crate::limits::METRICS_PARTITIONS_MAX;
-use crate::partition::Arrived;
+use crate::partition::{Arrived, Partition};
 use crate::protocol::messages::{FetchRequest, ProduceRequest};
-use crate::protocol::{Request, Str, Uuid, api};
+use crate::protocol::{Request, Uuid, api};
 use crate::shard::Shard;
 use crate::stages::histogram::Distribution;
 use crate::stages::{self, Stage};
 
-/// Between two looks at whether others should run.
-const PARTITIONS_AT_ONCE: usize = 64;
+/// Topics or partitions between two looks at whether others should run.
+const LOOKS_AT_ONCE: usize = 64;
 
 const QUANTILES: [(&str, f64); 4] = [
     ("0.5", 0.5),
@@ -32,13 +34,15 @@ const QUANTILES: [(&str, f64); 4] = [
 struct CoreSample {
     stages: stages::Sample,
     /// Into the partitions that are here, by topic.
-    arrived: BTreeMap<Str, Arrived>,
+    arrived: Vec<(Uuid, Arrived)>,
     departed: Arrived,
     fetched_bytes: u64,
     fetched_bytes_by_topic: Vec<(Uuid, u64)>,
     failed_produces: u64,
     failed_fetches: u64,
-    partitions: Vec<PartitionSample>,
+    /// Of all families of partitions.
+    partitions: [Text; PARTITION_FAMILIES.len()],
+    labels: WrittenLabels,
     partition_count: usize,
     offline: usize,
     /// The controller is there.
@@ -46,29 +50,46 @@ struct CoreSample {
     budgets: [(&'static str, usize, usize); 3],
 }
 
-struct PartitionSample {
-    topic: Str,
-    index: String,
-    start: i64,
-    end: i64,
-    bytes: u64,
-    segments: usize,
-}
+type OfPartition = fn(&Partition) -> i64;
+
+const PARTITION_FAMILIES: [(&str, &str, OfPartition); 4] = [
+    (
+        "kafka_log_log_logstartoffset",
+        "The first offset of each partition.",
+        |partition| partition.log().start_offset().0,
+    ),
+    (
+        "kafka_log_log_logendoffset",
+        "The offset that each partition's next record gets.",
+        |partition| partition.log().end_offset().0,
+    ),
+    (
+        "kafka_log_log_size",
+        "Bytes of each partition's log.",
+        |partition| partition.log().size_bytes() as i64,
+    ),
+    (
+        "kafka_log_log_numlogsegments",
+        "Segments of each partition's log.",
+        |partition| partition.log().segment_count() as i64,
+    ),
+];
 
 /// The page, of all cores.
-pub async fn page(shard: &Rc<Shard>, began: Instant) -> String {
+pub async fn page(shard: &Rc<Shard>, began: Instant) -> Vec<Bytes> {
     let with_partitions = shard.image().partition_count() <= METRICS_PARTITIONS_MAX;
     let samples = shard.everywhere(move |shard| sample(shard, with_partitions));
     let samples = samples.await;
     let mut text = Text::default();
     process(&mut text, began);
-    broker(&mut text, shard, &samples);
-    topics(&mut text, &shard.image(), &samples);
+    let image = shard.image();
+    let under_replicated = under_replicated(shard, &image).await;
+    broker(&mut text, shard, under_replicated, &samples);
+    topics(&mut text, &image, &samples).await;
     requests(&mut text, &samples);
     cores(&mut text, shard, &samples);
-    turn::yield_if_needed().await;
     if with_partitions {
-        partitions(&mut text, &samples).await;
+        partitions(&mut text, samples);
     }
     text.finish()
 }
@@ -82,7 +103,7 @@ async fn sample(shard: Rc<Shard>, with_partitions: bool) -> CoreSample {
         fetched_bytes_by_topic: traffic.fetched_bytes_by_topic(),
         failed_produces: traffic.failed_produces(),
         failed_fetches: traffic.failed_fetches(),
-        offline: shard.offline_count(),
+        offline: shard.unopened_count(),
         controls: shard.controller().is_some(),
         budgets: [
             (
@@ -103,25 +124,9 @@ async fn sample(shard: Rc<Shard>, with_partitions: bool) -> CoreSample {
         ],
         ..Default::default()
     };
-    let all = shard.partitions();
-    sample.partition_count = all.len();
-    for some in all.chunks(PARTITIONS_AT_ONCE) {
-        for partition in some {
-            let of_topic = sample.arrived.entry(partition.topic.clone()).or_default();
-            *of_topic = *of_topic + partition.arrived();
-            if with_partitions {
-                let log = partition.log();
-                sample.partitions.push(PartitionSample {
-                    topic: partition.topic.clone(),
-                    index: partition.index.to_string(),
-                    start: log.start_offset().0,
-                    end: log.end_offset().0,
-                    bytes: log.size_bytes(),
-                    segments: log.segment_count(),
-                });
-            }
-        }
-        turn::yield_if_needed().await;
+    let mut walk = shard.walk();
+    while let Some(some) = walk.next().await {
+        sample.on_partitions(&some, with_partitions);
     }
     sample
 }
@@ -166,20 +171,29 @@ const STARTING: u8 = 1;
 const RUNNING: u8 = 3;
 const SHUTTING_DOWN: u8 = 7;
 
-fn broker(text: &mut Text, shard: &Shard, samples: &[CoreSample]) {
+/// Partitions that this broker leads, with fewer replicas in sync than they have.
+async fn under_replicated(shard: &Shard, image: &MetadataImage) -> usize {
+    let own = Some(shard.broker.id());
+    let mut count = 0;
+    for topic in image.topics() {
+        for some in topic.partitions.chunks(LOOKS_AT_ONCE) {
+            let led = some.iter().filter(|partition| partition.leader == own);
+            count += led
+                .filter(|partition| partition.isr.len() < partition.replicas.len())
+                .count();
+            turn::yield_if_needed().await;
+        }
+    }
+    count
+}
+
+fn broker(text: &mut Text, shard: &Shard, under_replicated: usize, samples: &[CoreSample]) {
     let state = match shard {
         shard if shard.is_serving() => RUNNING,
         shard if shard.stopping() => SHUTTING_DOWN,
         _ => STARTING,
     };
     let image = shard.image();
-    let own = Some(shard.broker.id());
-    let led = image.topics().flat_map(|topic| &topic.partitions);
-    let under_replicated = led
-        .filter(|partition| {
-            partition.leader == own && partition.isr.len() < partition.replicas.len()
-        })
-        .count();
     let here: usize = samples.iter().map(|sample| sample.partition_count).sum();
     let offline: usize = samples.iter().map(|sample| sample.offline).sum();
     let active = usize::from(samples.iter().any(|sample| sample.controls));
@@ -240,58 +254,60 @@ fn broker(text: &mut Text, shard: &Shard, samples: &[CoreSample]) {
 }
 
 /// Of all topics first, without a label, as Kafka tells it; then of each.
-fn topics(text: &mut Text, image: &MetadataImage, samples: &[CoreSample]) {
-    let mut arrived: BTreeMap<&Str, Arrived> = BTreeMap::new();
+async fn topics(text: &mut Text, image: &MetadataImage, samples: &[CoreSample]) {
     let mut all = Arrived::default();
+    let mut arrived = HashMap::<Uuid, Arrived>::new();
+    let mut fetched = HashMap::<Uuid, u64>::new();
     for sample in samples {
         all = all + sample.departed;
-        for (topic, of_topic) in &sample.arrived {
-            all = all + *of_topic;
-            let sum = arrived.entry(topic).or_default();
-            *sum = *sum + *of_topic;
+        for some in sample.arrived.chunks(LOOKS_AT_ONCE) {
+            for (topic_id, of_topic) in some {
+                all = all + *of_topic;
+                let sum = arrived.entry(*topic_id).or_default();
+                *sum = *sum + *of_topic;
+            }
+            turn::yield_if_needed().await;
+        }
+        for some in sample.fetched_bytes_by_topic.chunks(LOOKS_AT_ONCE) {
+            for (topic_id, bytes) in some {
+                *fetched.entry(*topic_id).or_default() += bytes;
+            }
+            turn::yield_if_needed().await;
         }
     }
-    let mut fetched: BTreeMap<&Str, u64> = BTreeMap::new();
-    for (id, bytes) in samples
-        .iter()
-        .flat_map(|sample| &sample.fetched_bytes_by_topic)
-    {
-        if let Some(topic) = image.topic_by_id(*id) {
-            *fetched.entry(&topic.name).or_default() += bytes;
-        }
-    }
-    let fetched_of_all = samples.iter().map(|sample| sample.fetched_bytes).sum();
-    let records = arrived
-        .iter()
-        .map(|(topic, arrived)| (*topic, arrived.records));
-    let bytes = arrived
-        .iter()
-        .map(|(topic, arrived)| (*topic, arrived.bytes));
-    let per_topic: [(_, _, u64, Vec<(&Str, u64)>); 3] = [
+    let all_fetched: u64 = samples.iter().map(|sample| sample.fetched_bytes).sum();
+    type OfTopic<'a> = &'a dyn Fn(&Uuid) -> Option<u64>;
+    let of_each: [(_, _, u64, OfTopic<'_>); 3] = [
         (
             "kafka_server_brokertopicmetrics_messagesin_total",
             "Records produced.",
             all.records,
-            records.collect(),
+            &|topic_id| Some(arrived.get(topic_id)?.records),
         ),
         (
             "kafka_server_brokertopicmetrics_bytesin_total",
             "Bytes of record batches produced.",
             all.bytes,
-            bytes.collect(),
+            &|topic_id| Some(arrived.get(topic_id)?.bytes),
         ),
         (
             "kafka_server_brokertopicmetrics_bytesout_total",
             "Bytes of record batches fetched.",
-            fetched_of_all,
-            fetched.into_iter().collect(),
+            all_fetched,
+            &|topic_id| fetched.get(topic_id).copied(),
         ),
     ];
-    for (name, help, of_all, of_each) in per_topic {
+    for (name, help, of_all, of_each) in of_each {
         let mut family = text.family(name, Kind::Counter, help);
         family.sample(&[], of_all);
-        for (topic, value) in of_each.into_iter().take(METRICS_PARTITIONS_MAX) {
-            family.sample(&[("topic", topic)], value);
+        let told = image
+            .topics()
+            .filter_map(|topic| Some((topic, of_each(&topic.id)?)));
+        for (place, (topic, value)) in told.take(METRICS_PARTITIONS_MAX).enumerate() {
+            family.sample(&[("topic", &topic.name)], value);
+            if place.is_multiple_of(LOOKS_AT_ONCE) {
+                turn::yield_if_needed().await;
+            }
         }
     }
     let of = |count: fn(&CoreSample) -> u64| samples.iter().map(count).sum::<u64>();
@@ -322,6 +338,43 @@ fn topics(text: &mut Text, image: &MetadataImage, samples: &[CoreSample]) {
 }
 
 impl CoreSample {
+    fn on_partitions(&mut self, some: &[Rc<Partition>], one_by_one: bool) {
+        self.partition_count += some.len();
+        // Each lies elsewhere in memory, so that the processor waits for it: for several at a time, as long as there is
+        // nothing else in between.
+        let values = some.iter().map(|partition| {
+            self.offline += usize::from(partition.log().failure().is_some());
+            PARTITION_FAMILIES.map(|(_, _, value)| value(partition))
+        });
+        let values: Vec<_> = values.collect();
+        for (partition, values) in some.iter().zip(values) {
+            self.on_arrived(partition.topic_id, partition.arrived());
+            if one_by_one {
+                self.tell(partition, values);
+            }
+        }
+    }
+
+    fn tell(&mut self, partition: &Partition, values: [i64; PARTITION_FAMILIES.len()]) {
+        let mut index = itoa::Buffer::new();
+        let labels = self.labels.write(&[
+            ("topic", &partition.topic),
+            ("partition", index.format(partition.index.0)),
+        ]);
+        let families = PARTITION_FAMILIES.iter().zip(&mut self.partitions);
+        for ((family, text), value) in families.zip(values) {
+            text.more_of(family.0).number(labels, value);
+        }
+    }
+
+    /// Partitions of one topic follow each other.
+    fn on_arrived(&mut self, topic_id: Uuid, arrived: Arrived) {
+        match self.arrived.last_mut() {
+            Some((last, sum)) if *last == topic_id => *sum = *sum + arrived,
+            _ => self.arrived.push((topic_id, arrived)),
+        }
+    }
+
     fn requests(&self, key: i16) -> u64 {
         let mut requests = self.stages.requests.iter();
         requests
@@ -452,43 +505,16 @@ fn cores(text: &mut Text, shard: &Shard, samples: &[CoreSample]) {
     );
 }
 
-async fn partitions(text: &mut Text, samples: &[CoreSample]) {
-    type Of = fn(&PartitionSample) -> i64;
-    let families: [(_, _, Of); 4] = [
-        (
-            "kafka_log_log_logstartoffset",
-            "The first offset of each partition.",
-            |partition| partition.start,
-        ),
-        (
-            "kafka_log_log_logendoffset",
-            "The offset that each partition's next record gets.",
-            |partition| partition.end,
-        ),
-        (
-            "kafka_log_log_size",
-            "Bytes of each partition's log.",
-            |partition| partition.bytes as i64,
-        ),
-        (
-            "kafka_log_log_numlogsegments",
-            "Segments of each partition's log.",
-            |partition| partition.segments as i64,
-        ),
-    ];
-    for (name, help, value) in families {
+/// What each core has told of them, as it is.
+fn partitions(text: &mut Text, samples: Vec<CoreSample>) {
+    let mut of_cores: Vec<_> = samples
+        .into_iter()
+        .map(|sample| sample.partitions.into_iter())
+        .collect();
+    for (name, help, _) in PARTITION_FAMILIES {
         let mut family = text.family(name, Kind::Gauge, help);
-        for sample in samples {
-            for some in sample.partitions.chunks(PARTITIONS_AT_ONCE) {
-                for partition in some {
-                    let labels = [
-                        ("topic", &*partition.topic),
-                        ("partition", &partition.index),
-                    ];
-                    family.sample(&labels, value(partition));
-                }
-                turn::yield_if_needed().await;
-            }
+        for families in &mut of_cores {
+            family.add(families.next().expect("each core has all families"));
         }
     }
 }

@@ -12,6 +12,7 @@ mod stages;
 mod watch;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::future::{Either, select};
 use tracing::{debug, warn};
 
@@ -28,7 +29,7 @@ use crate::io::clock;
 use crate::io::socket::{BoundListener, Listener, Socket};
 use crate::io::timer;
 use crate::io::turn;
-use crate::limits::{ADMIN_CONNECTIONS_MAX, YIELD_BYTES};
+use crate::limits::{ADMIN_CONNECTIONS_MAX, SEND_SLICES_MAX, YIELD_BYTES};
 use crate::shard::Shard;
 use crate::stages::tasks::{self, Task};
 
@@ -94,9 +95,9 @@ impl Endpoint {
     fn admit(self: Rc<Self>, socket: Socket) {
         if self.connections.get() >= ADMIN_CONNECTIONS_MAX {
             let full = Response::text(Status::Unavailable, "too many connections");
-            let head = full.head(false);
+            let whole = [&[Bytes::from(full.head(false))], &full.body[..]].concat();
             // To a new connection a little can always be sent.
-            let _gone = socket.try_send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&full.body)]);
+            let _gone = socket.try_send(&[IoSlice::new(&whole.concat())]);
             return;
         }
         self.connections.set(self.connections.get() + 1);
@@ -162,7 +163,7 @@ impl Endpoint {
             "/" => page::page(),
             "/metrics" => {
                 let page = metrics::page(&self.shard, self.began).await;
-                Response::ok(prometheus::CONTENT_TYPE, page)
+                Response::of_pieces(prometheus::CONTENT_TYPE, page)
             }
             "/debug/watch" => {
                 let asked = Parameters::new(&request.query);
@@ -208,19 +209,27 @@ async fn send(
     keep_alive: bool,
 ) -> io::Result<()> {
     let head = response.head(keep_alive);
-    let mut head = head.as_bytes();
-    let mut body = match head_only {
-        true => &[][..],
-        false => &response.body[..],
-    };
-    while !head.is_empty() || !body.is_empty() {
-        let piece = &body[..body.len().min(YIELD_BYTES)];
-        let sent = socket
-            .send(&[IoSlice::new(head), IoSlice::new(piece)])
-            .await?;
-        let of_head = sent.min(head.len());
-        head.advance(of_head);
-        body.advance(sent - of_head);
+    let body: &[Bytes] = if head_only { &[] } else { &response.body };
+    let body = body.iter().map(|piece| &piece[..]);
+    let pieces = [head.as_bytes()].into_iter().chain(body);
+    let mut left: VecDeque<&[u8]> = pieces.filter(|piece| !piece.is_empty()).collect();
+    while !left.is_empty() {
+        let mut room = YIELD_BYTES;
+        let some = left.iter().take(SEND_SLICES_MAX).map_while(|piece| {
+            let length = piece.len().min(room);
+            room -= length;
+            (length > 0).then(|| IoSlice::new(&piece[..length]))
+        });
+        let mut sent = socket.send(&some.collect::<Vec<_>>()).await?;
+        while let Some(piece) = left.front_mut() {
+            let of_piece = sent.min(piece.len());
+            piece.advance(of_piece);
+            sent -= of_piece;
+            if !piece.is_empty() {
+                break;
+            }
+            left.pop_front();
+        }
         turn::yield_if_needed().await;
     }
     Ok(())

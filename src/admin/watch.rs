@@ -249,12 +249,11 @@ async fn sample(shard: Rc<Shard>, question: Question) -> CoreSample {
 impl CoreSample {
     async fn look_at_partitions(&mut self, shard: &Shard, question: &Question) {
         let core = &mut self.core;
-        let mut all = shard.partitions_unsorted().into_iter();
-        core.partitions = all.len();
         let mut unwritten = 0;
-        while all.len() > 0 {
-            turn::yield_if_needed().await;
-            for partition in all.by_ref().take(LOOKS_AT_ONCE) {
+        let mut walk = shard.walk();
+        while let Some(some) = walk.next().await {
+            for partition in some {
+                core.partitions += 1;
                 core.offline += usize::from(partition.log().failure().is_some());
                 let (rates, log) = (partition.rates(), partition.log());
                 core.records_in += rates.records_in as f64;

@@ -39,19 +39,22 @@ pub async fn handle(
         .everywhere(move |shard| {
             let wanted = wanted.clone();
             async move {
-                let partitions = shard.partitions();
-                let wanted = partitions.iter().filter(|partition| match wanted.as_ref() {
+                let is_wanted = |topic: &str, index: i32| match wanted.as_ref() {
                     None => true,
-                    Some(wanted) => {
-                        wanted.contains(&(partition.topic.to_string(), partition.index.0))
+                    Some(wanted) => wanted.contains(&(topic.to_owned(), index)),
+                };
+                let mut sizes = Vec::new();
+                let mut walk = shard.walk();
+                while let Some(some) = walk.next().await {
+                    for partition in some {
+                        let (topic, index) = (&partition.topic, partition.index.0);
+                        if is_wanted(topic, index) {
+                            let size = i64::try_from(partition.log().size_bytes());
+                            sizes.push((topic.clone(), index, size.unwrap_or(i64::MAX)));
+                        }
                     }
-                });
-                wanted
-                    .map(|partition| {
-                        let size = i64::try_from(partition.log().size_bytes()).unwrap_or(i64::MAX);
-                        (partition.topic.clone(), partition.index.0, size)
-                    })
-                    .collect::<Vec<_>>()
+                }
+                sizes
             }
         })
         .await;

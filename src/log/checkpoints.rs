@@ -75,11 +75,35 @@ pub fn parse_offsets(text: &str) -> Result<OffsetsByPartition, FormatError> {
 }
 
 pub fn format_offsets<'a>(
-    offsets: impl ExactSizeIterator<Item = (&'a str, PartitionIndex, Offset)>,
+    offsets: impl Iterator<Item = (&'a str, PartitionIndex, Offset)>,
 ) -> String {
-    format_entries(
-        offsets.map(|(topic, partition, offset)| format!("{topic} {partition} {offset}")),
-    )
+    let mut lines = OffsetLines::default();
+    offsets.for_each(|(topic, partition, offset)| lines.push(topic, partition, offset));
+    lines.finish()
+}
+
+/// The text of such a file, for those who write it line by line; in the order of the entries.
+#[derive(Default)]
+pub struct OffsetLines {
+    lines: String,
+    count: usize,
+}
+
+impl OffsetLines {
+    pub fn push(&mut self, topic: &str, partition: PartitionIndex, offset: Offset) {
+        let mut digits = itoa::Buffer::new();
+        self.lines.push_str(topic);
+        self.lines.push(' ');
+        self.lines.push_str(digits.format(partition.0));
+        self.lines.push(' ');
+        self.lines.push_str(digits.format(offset.0));
+        self.lines.push('\n');
+        self.count += 1;
+    }
+
+    pub fn finish(self) -> String {
+        format!("0\n{}\n{}", self.count, self.lines)
+    }
 }
 
 /// The lines of a checkpoint file behind version and count, each with its number and `FIELDS` fields.

@@ -19,13 +19,19 @@ use crate::controller::MetadataImage;
 use crate::ids::{Offset, PartitionIndex};
 use crate::io::clock;
 use crate::io::timer;
+use crate::io::turn;
 use crate::log::checkpoints::{
-    CLEANER_OFFSET_FILE, HIGH_WATERMARK_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE,
-    format_offsets,
+    CLEANER_OFFSET_FILE, HIGH_WATERMARK_FILE, LOG_START_OFFSET_FILE, OffsetLines,
+    RECOVERY_POINT_FILE,
 };
 use crate::log::directory::Folder;
+use crate::protocol::Str;
 use crate::shard::Shard;
 use crate::shard::layout::Duty;
+use crate::shard::walk::merged;
+
+/// Between two looks at whether others should run.
+const ROWS_AT_ONCE: usize = 64;
 
 /// Intervals of 0 would keep the core busy.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -59,10 +65,15 @@ impl Kind {
     }
 }
 
-type PartitionName = (String, PartitionIndex);
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Row {
+    topic: Str,
+    index: PartitionIndex,
+    offsets: Offsets,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Row {
+struct Offsets {
     recovery_point: Offset,
     log_start: Offset,
     high_watermark: Offset,
@@ -71,7 +82,13 @@ struct Row {
 }
 
 impl Row {
-    fn offset(&self, kind: Kind) -> Option<Offset> {
+    fn name(&self) -> (&Str, PartitionIndex) {
+        (&self.topic, self.index)
+    }
+}
+
+impl Offsets {
+    fn of(&self, kind: Kind) -> Option<Offset> {
         match kind {
             Kind::RecoveryPoint => Some(self.recovery_point),
             Kind::LogStart => Some(self.log_start),
@@ -81,12 +98,13 @@ impl Row {
     }
 }
 
-type Rows = BTreeMap<PartitionName, Row>;
+/// By topic name and number.
+type Rows = Vec<Row>;
 
 /// What is on disk; of use on the core alone whose duty it is.
 #[derive(Default)]
 pub struct Checkpoints {
-    rows: RefCell<Rows>,
+    rows: RefCell<Rc<Rows>>,
     texts: RefCell<BTreeMap<Kind, String>>,
     /// Held by the one that gathers and writes.
     turn: Mutex<()>,
@@ -96,31 +114,40 @@ impl Checkpoints {
     fn begin(&self, folder: &Folder) {
         let rows = folder.logs.iter().map(|log| {
             let point = log.opening.recovery_point.unwrap_or_default();
-            let row = Row {
+            let offsets = Offsets {
                 recovery_point: point,
                 log_start: log.opening.log_start.unwrap_or_default(),
                 high_watermark: point,
                 first_dirty: log.opening.first_dirty,
             };
-            ((log.topic.clone(), log.partition), row)
+            Row {
+                topic: Str::from(&log.topic),
+                index: log.partition,
+                offsets,
+            }
         });
-        self.rows.replace(rows.collect());
+        let mut rows: Rows = rows.collect();
+        rows.sort_by(|one, other| one.name().cmp(&other.name()));
+        self.rows.replace(Rc::new(rows));
     }
 
     /// Writes what all logs say now; a file that would not change stays. Resolves when it is durable.
     async fn write(&self, shard: &Rc<Shard>, kinds: &[Kind]) -> io::Result<()> {
         let _turn = self.turn.lock().await;
-        let gathered = shard.everywhere(|shard| async move { rows_of(&shard) });
-        let live: Rows = gathered.await.into_iter().flatten().collect();
-        let rows = merged(live, &self.rows.borrow(), &shard.image());
+        let live = shard.everywhere(|shard| async move { rows_of(&shard).await });
+        let live = live.await;
+        let (former, image) = (self.rows.borrow().clone(), shard.image());
+        let mut rows = Rows::with_capacity(former.len());
+        for row in all(&live, &former, &image) {
+            if rows.len().is_multiple_of(ROWS_AT_ONCE) {
+                turn::yield_if_needed().await;
+            }
+            rows.push(row.clone());
+        }
+        let rows = Rc::new(rows);
         let root = &shard.broker.config.data_dir;
         for kind in kinds {
-            let lines = rows.iter().filter_map(|((topic, index), row)| {
-                let offset = row.offset(*kind)?;
-                Some((topic.as_str(), *index, offset))
-            });
-            let lines: Vec<_> = lines.collect();
-            let text = format_offsets(lines.into_iter());
+            let text = text_of(&rows, *kind).await;
             if self.texts.borrow().get(kind) == Some(&text) {
                 continue;
             }
@@ -136,30 +163,57 @@ impl Checkpoints {
     }
 }
 
-/// The live rows, and the former ones of partitions that exist but have no open log.
-fn merged(live: Rows, former: &Rows, image: &MetadataImage) -> Rows {
-    let exists = |(topic, index): &PartitionName| image.partition(topic, *index).is_some();
-    let mut rows: Rows = former
-        .iter()
-        .filter(|(name, _)| exists(name))
-        .map(|(name, row)| (name.clone(), *row))
-        .collect();
-    rows.extend(live);
-    rows
+/// The live rows, a list a core, and the former ones of partitions that exist but have no open log.
+fn all<'a>(
+    live: &'a [Rows],
+    former: &'a Rows,
+    image: &'a MetadataImage,
+) -> impl Iterator<Item = &'a Row> {
+    let lists: Vec<&[Row]> = live.iter().chain([former]).map(Vec::as_slice).collect();
+    let mut last: Option<&Row> = None;
+    merged(&lists, Row::name).filter_map(move |(list, row)| {
+        if last.is_some_and(|last| last.name() == row.name()) {
+            return None;
+        }
+        let is_live = list < live.len();
+        let told = is_live || image.partition(&row.topic, row.index).is_some();
+        told.then(|| *last.insert(row))
+    })
 }
 
-fn rows_of(shard: &Shard) -> Vec<(PartitionName, Row)> {
-    let rows = shard.partitions().into_iter().map(|partition| {
-        let (log, marks) = (partition.log(), partition.marks());
-        let row = Row {
-            recovery_point: log.recovery_point(),
-            log_start: marks.log_start,
-            high_watermark: marks.high_watermark,
-            first_dirty: log.first_dirty_offset(),
-        };
-        ((partition.topic.to_string(), partition.index), row)
-    });
-    rows.collect()
+async fn text_of(rows: &Rows, kind: Kind) -> String {
+    let mut lines = OffsetLines::default();
+    for some in rows.chunks(ROWS_AT_ONCE) {
+        for row in some {
+            if let Some(offset) = row.offsets.of(kind) {
+                lines.push(&row.topic, row.index, offset);
+            }
+        }
+        turn::yield_if_needed().await;
+    }
+    lines.finish()
+}
+
+async fn rows_of(shard: &Shard) -> Rows {
+    let mut rows = Rows::new();
+    let mut walk = shard.walk();
+    while let Some(some) = walk.next().await {
+        for partition in some {
+            let (log, marks) = (partition.log(), partition.marks());
+            let offsets = Offsets {
+                recovery_point: log.recovery_point(),
+                log_start: marks.log_start,
+                high_watermark: marks.high_watermark,
+                first_dirty: log.first_dirty_offset(),
+            };
+            rows.push(Row {
+                topic: partition.topic.clone(),
+                index: partition.index,
+                offsets,
+            });
+        }
+    }
+    rows
 }
 
 /// What the folder said at start holds on for partitions whose logs cannot be opened. Of use on any core.
@@ -240,12 +294,17 @@ mod tests {
     use crate::protocol::Uuid;
     use crate::protocol::records::metadata::{MetadataRecord, PartitionRecord, TopicRecord};
 
-    fn row(offset: i64) -> Row {
+    fn row(topic: &'static str, index: i32, offset: i64) -> Row {
+        let offset = Offset(offset);
         Row {
-            recovery_point: Offset(offset),
-            log_start: Offset(offset),
-            high_watermark: Offset(offset),
-            first_dirty: Some(Offset(offset)),
+            topic: topic.into(),
+            index: PartitionIndex(index),
+            offsets: Offsets {
+                recovery_point: offset,
+                log_start: offset,
+                high_watermark: offset,
+                first_dirty: Some(offset),
+            },
         }
     }
 
@@ -272,17 +331,16 @@ mod tests {
             let delta = &mut MetadataDelta::default();
             image.apply(record, offset, delta).unwrap();
         }
-        let name = |topic: &str, index| (topic.to_owned(), PartitionIndex(index));
-        let former = Rows::from([
-            (name("kept", 0), row(5)),
-            (name("kept", 1), row(6)),
-            (name("deleted", 0), row(7)),
-        ]);
-        let live = Rows::from([(name("kept", 0), row(9))]);
-        let rows = merged(live, &former, &image);
-        assert_eq!(
-            rows,
-            Rows::from([(name("kept", 0), row(9)), (name("kept", 1), row(6))])
-        );
+        let former = [
+            row("deleted", 0, 7),
+            row("kept", 0, 10),
+            row("kept", 1, 6),
+            row("kept", 2, 5),
+        ];
+        let live = [vec![row("kept", 2, 8)], vec![row("kept", 0, 9)]];
+        let rows: Vec<_> = all(&live, &former.to_vec(), &image).cloned().collect();
+        // The last is not in the image yet.
+        let wanted = [row("kept", 0, 9), row("kept", 1, 6), row("kept", 2, 8)];
+        assert_eq!(rows, wanted);
     }
 }

@@ -129,20 +129,24 @@ async fn clean(
 
 async fn dirtiest(shard: &Shard, passed_over: &[PassedOver]) -> Option<(Rc<Partition>, Dirt)> {
     let mut dirtiest: Option<(Rc<Partition>, Dirt)> = None;
-    for partition in shard.partitions() {
-        let is_this =
-            |log: &PassedOver| (log.topic_id, log.index) == (partition.topic_id, partition.index);
-        if passed_over.iter().any(is_this) {
-            continue;
-        }
-        let stable = partition.marks().last_stable;
-        let dirt = partition.log().dirt(clock::wall_ms(), stable).await;
-        turn::yield_if_needed().await;
-        // A log that fails says so itself.
-        let Ok(Some(dirt)) = dirt else { continue };
-        let known = dirtiest.as_ref().map_or(-1.0, |(_, dirt)| dirt.ratio());
-        if dirt.ratio() > known {
-            dirtiest = Some((partition, dirt));
+    let mut walk = shard.walk();
+    while let Some(some) = walk.next().await {
+        for partition in some {
+            let is_this = |log: &PassedOver| {
+                (log.topic_id, log.index) == (partition.topic_id, partition.index)
+            };
+            if passed_over.iter().any(is_this) {
+                continue;
+            }
+            let stable = partition.marks().last_stable;
+            let dirt = partition.log().dirt(clock::wall_ms(), stable).await;
+            turn::yield_if_needed().await;
+            // A log that fails says so itself.
+            let Ok(Some(dirt)) = dirt else { continue };
+            let known = dirtiest.as_ref().map_or(-1.0, |(_, dirt)| dirt.ratio());
+            if dirt.ratio() > known {
+                dirtiest = Some((partition, dirt));
+            }
         }
     }
     dirtiest

@@ -13,9 +13,10 @@ pub mod start;
 pub mod strays;
 pub mod sync;
 pub mod traffic;
+pub mod walk;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,7 @@ use layout::{Layout, Plan};
 use mesh::Mesh;
 use producer_ids::ProducerIds;
 use traffic::Traffic;
+use walk::{Walk, WalkKey};
 
 /// How often a shard looks at its partitions for what time alone brings about.
 const TICK: Duration = Duration::from_millis(500);
@@ -102,6 +104,8 @@ pub struct Shard {
     default_config: RefCell<Arc<TopicConfig>>,
     /// `None`: its log could not be opened.
     partitions: RefCell<HashMap<PartitionKey, Option<Rc<Partition>>>>,
+    /// Those of them that are open.
+    in_order: RefCell<BTreeMap<WalkKey, Rc<Partition>>>,
     /// Clients are accepted.
     serving: Cell<bool>,
     stopping: Cell<bool>,
@@ -129,6 +133,7 @@ impl Shard {
             topic_configs: RefCell::default(),
             default_config: RefCell::new(Arc::new(broker.config.static_topic_config())),
             partitions: RefCell::default(),
+            in_order: RefCell::default(),
             serving: Cell::new(false),
             stopping: Cell::new(false),
             broker,
@@ -230,6 +235,8 @@ impl Shard {
 
     pub fn add(&self, partition: Rc<Partition>) {
         let key = (partition.topic_id, partition.index);
+        let mut in_order = self.in_order.borrow_mut();
+        in_order.insert(walk::key_of(&partition), partition.clone());
         self.partitions.borrow_mut().insert(key, Some(partition));
     }
 
@@ -241,6 +248,7 @@ impl Shard {
         let taken = self.partitions.borrow_mut().remove(&(topic_id, index));
         let taken = taken.flatten();
         if let Some(partition) = &taken {
+            self.in_order.borrow_mut().remove(&walk::key_of(partition));
             self.traffic.on_departed(partition.arrived());
         }
         taken
@@ -260,27 +268,14 @@ impl Shard {
         self.partitions.borrow().values().any(Option::is_none)
     }
 
-    /// Partitions of this core whose log could not be opened, or has failed since.
-    pub fn offline_count(&self) -> usize {
-        let partitions = self.partitions.borrow();
-        let is_offline = |partition: &&Option<Rc<Partition>>| match partition {
-            Some(partition) => partition.log().failure().is_some(),
-            None => true,
-        };
-        partitions.values().filter(is_offline).count()
-    }
-
-    /// The partitions of this core, in no order.
-    pub fn partitions_unsorted(&self) -> Vec<Rc<Partition>> {
-        let partitions = self.partitions.borrow();
-        partitions.values().flatten().cloned().collect()
-    }
-
-    /// The partitions of this core, by topic name and number.
+    /// The open partitions of this core, by topic name and number.
     pub fn partitions(&self) -> Vec<Rc<Partition>> {
-        let mut all = self.partitions_unsorted();
-        all.sort_by(|a, b| (&*a.topic, a.index).cmp(&(&*b.topic, b.index)));
-        all
+        self.in_order.borrow().values().cloned().collect()
+    }
+
+    /// The open partitions of this core some at a time, by topic name and number.
+    pub fn walk(&self) -> Walk<'_> {
+        Walk::new(self)
     }
 
     /// Runs `work` on the core of a partition.
@@ -383,18 +378,21 @@ impl Shard {
             if retention {
                 retention_due = now + retention_interval;
             }
-            for partition in self.partitions_unsorted() {
-                partition.on_tick(clock::ticks());
-                let wall = clock::wall_ms();
-                let log = partition.log();
-                // A log that fails goes offline and says so itself; the others live on.
-                let _told = log.tick(wall).await;
-                if retention {
-                    let _told = log
-                        .enforce_retention(wall, partition.marks().high_watermark)
-                        .await;
+            let mut walk = self.walk();
+            while let Some(some) = walk.next().await {
+                for partition in some {
+                    partition.on_tick(clock::ticks());
+                    let wall = clock::wall_ms();
+                    let log = partition.log();
+                    // A log that fails goes offline and says so itself; the others live on.
+                    let _told = log.tick(wall).await;
+                    if retention {
+                        let _told = log
+                            .enforce_retention(wall, partition.marks().high_watermark)
+                            .await;
+                    }
+                    turn::yield_if_needed().await;
                 }
-                turn::yield_if_needed().await;
             }
         }
     }
