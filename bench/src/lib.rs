@@ -36,3 +36,4 @@ mod workload;
 
 pub use client::{Batch, Client, Connection};
 pub use command::{BenchArgs, EXECUTOR_NAME, Ended, INTERRUPTED_EXIT_CODE};
+pub use workload::{Aim, Goal, Workload, Worse};

@@ -55,6 +55,62 @@ pub struct Workload {
     pub idle_connections: u32,
     /// Check each record read: none missing, doubled, out of order or altered.
     pub verify: bool,
+    /// What `coati tune auto` looks for with it; a run does not ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tune: Option<Aim>,
+}
+
+/// What a broker is tuned for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aim {
+    pub goal: Goal,
+    #[serde(default)]
+    pub worse: Worse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Goal {
+    /// More bytes a second
+    Throughput,
+    /// A smaller 99th percentile: end to end where somebody reads, else until acknowledged
+    P99,
+    /// Less CPU time of the broker for a GB
+    Cpu,
+}
+
+impl Goal {
+    pub const ALL: [Goal; 3] = [Goal::Throughput, Goal::P99, Goal::Cpu];
+}
+
+/// By which share of what it was each figure that is not the goal may get worse.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Worse {
+    pub throughput: f64,
+    pub p99: f64,
+    pub cpu: f64,
+}
+
+impl Default for Worse {
+    fn default() -> Worse {
+        Worse {
+            throughput: 0.2,
+            p99: 0.2,
+            cpu: 0.2,
+        }
+    }
+}
+
+impl Worse {
+    pub fn of(&self, goal: Goal) -> f64 {
+        match goal {
+            Goal::Throughput => self.throughput,
+            Goal::P99 => self.p99,
+            Goal::Cpu => self.cpu,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -135,6 +191,7 @@ impl Default for Workload {
             topic_configs: Vec::new(),
             idle_connections: 0,
             verify: false,
+            tune: None,
         }
     }
 }
@@ -222,7 +279,28 @@ impl Workload {
         must(
             !self.verify || self.readers() > 0,
             "to verify, somebody must read",
-        )
+        )?;
+        self.tune.as_ref().map_or(Ok(()), |aim| self.check_aim(aim))
+    }
+
+    /// Whether this can be had of the workload.
+    pub fn check_aim(&self, aim: &Aim) -> Outcome<()> {
+        if aim.goal == Goal::Throughput && self.producer_rate > 0.0 {
+            return Err("at a rate there is no more throughput to be had: leave it out, or have another goal".into());
+        }
+        if aim.goal == Goal::P99 && self.producers_per_topic == 0 {
+            return Err("what is only read has no latency: have another goal".into());
+        }
+        for goal in Goal::ALL {
+            let most = if goal == Goal::Throughput { 1.0 } else { 100.0 };
+            let share = aim.worse.of(goal);
+            if !(0.0..=most).contains(&share) {
+                return Err(format!(
+                    "worse by {share}: it is a share from 0 to {most}, such as 0.2"
+                ));
+            }
+        }
+        Ok(())
     }
 
     pub fn readers(&self) -> u32 {
@@ -331,12 +409,36 @@ mod tests {
         assert!(Workload::from_yaml("topics:\n  nested: 1\n").is_err());
     }
 
-    #[test]
-    fn the_workloads_that_come_along_load() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads");
+    fn all_in(folder: &str) -> Vec<Workload> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let files = std::fs::read_dir(folder).unwrap();
         let loaded = files.map(|file| Workload::load(&file.unwrap().path()).unwrap());
-        assert!(loaded.count() >= 12);
+        loaded.collect()
+    }
+
+    #[test]
+    fn the_workloads_that_come_along_load() {
+        assert!(all_in("workloads").len() >= 12);
+        let tuning = all_in("../tuning/workloads");
+        assert_eq!(
+            tuning.iter().filter_map(|workload| workload.tune).count(),
+            3
+        );
+    }
+
+    #[test]
+    fn what_a_broker_is_tuned_for_must_be_something_that_can_be_had() {
+        let told = |text: &str| match Workload::from_toml(text).and_then(|read| read.check()) {
+            Ok(()) => String::new(),
+            Err(reason) => reason,
+        };
+        assert_eq!(told("[tune]\ngoal = \"cpu\"\nworse = { p99 = 0.5 }"), "");
+        assert!(told("producerRate = 5.0\n[tune]\ngoal = \"throughput\"").contains("at a rate"));
+        assert!(told("producersPerTopic = 0\n[tune]\ngoal = \"p99\"").contains("has no latency"));
+        assert!(told("[tune]\ngoal = \"cpu\"\nworse = { throughput = 1.5 }").contains("0 to 1"));
+        assert!(told("[tune]\ngoal = \"size\"").contains("size"));
+        assert!(told("[tune]\ngoal = \"cpu\"\nworse = { cup = 1.0 }").contains("cup"));
+        assert!(told("[tune]").contains("goal"));
     }
 
     #[test]

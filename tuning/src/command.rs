@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::apply::{self, Outcome, Step, Undone};
+use crate::auto::{AutoArgs, AutoError};
 use crate::disk::{DiskArgs, DiskError};
 use crate::machine::{Machine, RingFeatures};
 use crate::profile::{self, Facts, ProfileArgs, ProfileCommandError, ReadError};
@@ -25,7 +26,8 @@ const CRITICAL_EXIT_CODE: u8 = 4;
 /// `check` shows what a server needs, what this one has, what it costs to leave it, and the fix; it changes nothing.
 /// `apply` writes what can be written, to /proc and /sys alone, and keeps the values that were there; `undo` brings
 /// them back. A restart of the machine forgets them, too; `systemd` prints units that apply them before the broker starts.
-/// `disk` measures what a disk gives the broker; `profile` writes what each core of a broker is for; `watch` shows live what they do.
+/// `disk` measures what a disk gives the broker; `profile` writes what each core of a broker is for, `auto` searches a better one for a workload; `watch`
+/// shows live what they do.
 #[derive(Debug, Args)]
 pub struct TuneArgs {
     #[command(subcommand)]
@@ -62,6 +64,14 @@ enum Kind {
     /// the figures of `coati tune disk`. Each choice is explained in the file, which `coati start --profile FILE` uses; an existing one
     /// is never overwritten. It changes nothing else.
     Profile(ProfileArgs),
+    /// Search a better profile for a workload, by trying
+    ///
+    /// Starts this program as a broker on an empty folder and loads it with the workload, for some seconds a trial, and changes
+    /// one thing of the profile after the other. Trials of the best and of a candidate alternate; what equal profiles differ by is
+    /// the noise. A candidate is kept if the median of what it gains is more than that and nothing else gets much worse, and at the
+    /// end what was found has to win once more against what it began with. The data of each trial is removed, also on SIGINT and
+    /// SIGTERM; a trial writes as much as its load makes.
+    Auto(AutoArgs),
     /// Show live what each core of a broker does
     ///
     /// Utilisation by stage, MB/s, requests and what they take, queues, who held a core for over a millisecond, and the busiest
@@ -189,6 +199,8 @@ pub enum TuneError {
     NoProfile(#[from] ReadError),
     #[error(transparent)]
     Watch(#[from] WatchError),
+    #[error(transparent)]
+    Auto(#[from] AutoError),
     #[error("the executor: {0}")]
     Executor(String),
     #[error("{0} entries could not be written; what was written is kept for `coati tune undo`")]
@@ -252,6 +264,7 @@ impl TuneArgs {
             Kind::Undo(args) => args.run(),
             Kind::Disk(args) => on_disk(args),
             Kind::Profile(args) => Ok(Told::with(args.run()?, None)),
+            Kind::Auto(args) => Ok(args.run()?),
             Kind::Watch(args) => Ok(match args.run()? {
                 Seen::Text(text) => Told::with(text, None),
                 Seen::Interrupted => Told {

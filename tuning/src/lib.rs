@@ -5,10 +5,12 @@
 //! The map: `command` (what people type), `root` (the one reader and writer of entries, and the forms their values
 //! have), `machine` with `mounts`, `devices`, `groups` and `cpus` (facts that several tuners ask for), `tuner` (what a tuner is),
 //! `tuners` (all of them, a table an area), `apply` and `state` (writing entries, and what they were before), `systemd`
-//! (units), `report` (what is shown); `disk` (the measurement), `profile` (what each core does) and `watch` (the live view), with
-//! maps of their own.
+//! (units), `report` (what is shown), `scratch` (a folder of one's own on somebody's disk), `progress` (the line that shows how
+//! far it is); `disk` (the measurement), `profile` (what each core does), `auto` (the search of a better one) and `watch` (the live
+//! view), with maps of their own.
 
 mod apply;
+mod auto;
 mod command;
 mod cpus;
 mod devices;
@@ -17,8 +19,10 @@ mod groups;
 mod machine;
 mod mounts;
 pub mod profile;
+mod progress;
 mod report;
 mod root;
+mod scratch;
 mod state;
 mod systemd;
 mod tuner;

@@ -9,16 +9,16 @@ use coati_bench::{clock, conditions};
 use futures::future::{Either, select};
 
 use super::device::{Disk, Space};
-use super::folder::{Folder, FolderError};
 use super::load::in_words;
-use super::measure::{MeasureError, measure};
+use super::measure::{MeasureError, SCRATCH, measure};
 use super::plan::{self, Division};
-use super::progress::Progress;
 use super::report::{Conditions, Report};
 use super::verdict::{Verdict, notices};
 use crate::command::{Ending, Told};
 use crate::machine::Machine;
+use crate::progress::Progress;
 use crate::root::{Root, Unreadable};
+use crate::scratch::{Folder, FolderError};
 
 const SECONDS_LEAST: f64 = 1.0;
 const SECONDS_MOST: f64 = 300.0;
@@ -117,7 +117,7 @@ impl DiskArgs {
         for path in self.files() {
             check_writable(path)?;
         }
-        let (folder, leftovers) = Folder::make(&self.dir)?;
+        let (folder, leftovers) = Folder::make(&SCRATCH, &self.dir)?;
         let mut conditions = self.conditions();
         let mut notes = Vec::new();
         if let Some(leftovers) = leftovers {

@@ -11,12 +11,25 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::device::{Disk, File};
-use super::folder::{Folder, Name};
 use super::load::{self, FileState, Load, Place};
 use super::plan::{Division, Kind, Step};
-use super::progress::Progress;
 use super::read;
 use super::report::{Appends, Figures, Mixed, Reads};
+use crate::progress::Progress;
+use crate::scratch::{self, Folder};
+
+const JOURNAL: &str = "journal";
+const SEGMENT: &str = "segment";
+const COLD: &str = "cold";
+
+/// What it makes.
+pub const SCRATCH: scratch::Kind = scratch::Kind {
+    name: "coati-tune-disk",
+    marker: "made-by-coati-tune-disk",
+    marker_text: "Files of a measurement by `coati tune disk`. If none runs, they are leftovers of one that was killed; the next one removes them.\n",
+    files: &[JOURNAL, SEGMENT, COLD],
+    folders: &[],
+};
 
 /// What writes are cut out of: larger than any of them, and of bytes that no disk can make smaller.
 const CONTENT_BYTES: usize = 4 << 20;
@@ -146,12 +159,12 @@ async fn make<D: Disk>(
     division: Division,
     content: &Bytes,
 ) -> io::Result<Files<D::File>> {
-    let journal = disk.create(&folder.file(Name::Journal)).await?;
+    let journal = disk.create(&folder.path_of(JOURNAL)).await?;
     let zeroes = disk.aligned(&vec![0; FILL_BYTES]);
     fill(&journal, division.journal, &zeroes).await?;
-    let cold = disk.create(&folder.file(Name::Cold)).await?;
+    let cold = disk.create(&folder.path_of(COLD)).await?;
     fill(&cold, division.cold, content).await?;
-    let segment = disk.create(&folder.file(Name::Segment)).await?;
+    let segment = disk.create(&folder.path_of(SEGMENT)).await?;
     Ok(Files {
         journal,
         segment,

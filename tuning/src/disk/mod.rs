@@ -1,18 +1,16 @@
 //! Measures a disk as the broker uses it, for `coati tune disk`.
 //!
-//! The map: `command` (what people type, and what may stand in the way), `folder` (what is made and removed), `plan` (what is
+//! The map: `command` (what people type, and what may stand in the way), `plan` (what is
 //! measured for how long), `device` (what is needed of a disk, which the binary hands in), `load` and `read` (appends and reads),
-//! `measure` (a run), `verdict`, `report` (what is handed back), `progress`.
+//! `measure` (a run), `verdict`, `report` (what is handed back).
 
 mod command;
 mod device;
 #[cfg(test)]
 mod fake;
-mod folder;
 mod load;
 mod measure;
 mod plan;
-mod progress;
 mod read;
 mod report;
 mod verdict;
