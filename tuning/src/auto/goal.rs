@@ -120,6 +120,11 @@ pub fn change(goal: Goal, gain: f64) -> f64 {
     (better(goal) * gain).exp() - 1.0
 }
 
+/// What the noise of the search is as a share of the figure, in the direction in which that moved.
+pub fn noise_beside(goal: Goal, gain: f64, noise: f64) -> f64 {
+    change(goal, noise.copysign(gain)).abs()
+}
+
 /// `+3 %`, `-18 %`; a tenth where it is little.
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
@@ -188,5 +193,9 @@ mod tests {
         assert_eq!(told(Goal::Cpu, -(1.021_f64.ln())), "+2.1 %");
         assert_eq!(told(Goal::Throughput, 0.0), "+0.0 %");
         assert_eq!(plain_percent(-0.06), "6.0 %");
+        let noise = |goal, gain| noise_beside(goal, gain, 2_f64.ln());
+        assert!((noise(Goal::P99, 0.1) - 0.5).abs() < 1e-9);
+        assert!((noise(Goal::P99, -0.1) - 1.0).abs() < 1e-9);
+        assert!((noise(Goal::Throughput, 0.1) - 1.0).abs() < 1e-9);
     }
 }

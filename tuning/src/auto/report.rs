@@ -3,7 +3,7 @@
 use coati_bench::{Aim, Goal, conditions};
 use serde::Serialize;
 
-use super::goal::{self, Measured, change, name, percent, plain_percent};
+use super::goal::{self, Measured, change, name, noise_beside, percent, plain_percent};
 use super::search::{End, Purpose, Reason, Verdict};
 
 /// Everything, for programs.
@@ -131,7 +131,7 @@ impl Told {
         let figures = goals.map(|(figure, (gain, noise))| Moved {
             figure,
             change: change(figure, *gain),
-            noise: noise.exp_m1(),
+            noise: noise_beside(figure, *gain, *noise),
         });
         Told {
             change: verdict.change.clone(),
@@ -156,7 +156,7 @@ fn sentence(verdict: &Verdict, aim: &Aim) -> String {
         let gain = verdict.gains.get(place).copied().unwrap_or(0.0);
         let change = percent(change(figure, gain));
         let noise = verdict.noise.get(place).copied().unwrap_or(0.0);
-        let noise = plain_percent(noise.exp_m1());
+        let noise = plain_percent(noise_beside(figure, gain, noise));
         format!("{} {change}, noise {noise}", name(figure))
     };
     let goal = || moved(0);
@@ -233,7 +233,7 @@ mod tests {
             confirming: false,
             comparisons: 3,
             gains: vec![-(p99.ln()), 0.01, -(1.5_f64.ln())],
-            noise: vec![1.06_f64.ln(); 3],
+            noise: vec![0.05; 3],
             reason,
         }
     }
@@ -246,19 +246,19 @@ mod tests {
     fn a_verdict_says_why() {
         assert_eq!(
             says(Reason::Won, 0.82),
-            "write_depth 4 instead of 2: p99 -18 %, noise 6.0 % (throughput +1.0 %, CPU +50 %): kept"
+            "write_depth 4 instead of 2: p99 -18 %, noise 4.9 % (throughput +1.0 %, CPU +50 %): kept"
         );
         assert_eq!(
             says(Reason::Noise, 0.97),
-            "write_depth 4 instead of 2: p99 -3.0 %, noise 6.0 %: no more than the noise, dropped"
+            "write_depth 4 instead of 2: p99 -3.0 %, noise 4.9 %: no more than the noise, dropped"
         );
         assert_eq!(
             says(Reason::Worse, 1.2),
-            "write_depth 4 instead of 2: p99 +20 %, noise 6.0 %: no better"
+            "write_depth 4 instead of 2: p99 +20 %, noise 5.1 %: no better"
         );
         assert_eq!(
             says(Reason::Guard(2), 0.5),
-            "write_depth 4 instead of 2: p99 -50 %, noise 6.0 %, but CPU +50 %, noise 6.0 %, which may get worse by 25 %: refused"
+            "write_depth 4 instead of 2: p99 -50 %, noise 4.9 %, but CPU +50 %, noise 5.1 %, which may get worse by 25 %: refused"
         );
         assert!(
             says(Reason::Failed("no core".into()), 1.0).ends_with("it failed, dropped: no core")
@@ -273,7 +273,7 @@ mod tests {
         let changes = vec![last.change.clone()];
         assert_eq!(
             conclusion(&changes, Some(&told), Some(&End::Tried)),
-            "Kept: write_depth 4 instead of 2, against the first once more: p99 -18 %, noise 6.0 % (throughput +1.0 %, CPU +50 %)."
+            "Kept: write_depth 4 instead of 2, against the first once more: p99 -18 %, noise 4.9 % (throughput +1.0 %, CPU +50 %)."
         );
         let cut = conclusion(&changes, None, None);
         assert!(
