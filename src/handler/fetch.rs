@@ -82,6 +82,8 @@ pub async fn serve(
         Opened::Session(session) => session,
     };
     let (reads, unknown) = plan(shard, &request, &session.wanted, by_id, memory_max);
+    let cores = reads.iter().map(|read| target(shard, read));
+    context.home.on_records(cores);
     let mut answers = if unknown.is_empty() {
         let timed = header.timing.is_on();
         let (answers, spent) = read_where_it_is_near(shard, reads, patience, timed).await;

@@ -95,7 +95,7 @@ pub struct Context {
     /// Name of the listener: clients are told the addresses that belong to it.
     pub listener: Str,
     pub response_memory: Rc<ResponseAccount>,
-    /// Told which coordinator a request is for.
+    /// Told which coordinator a request is for, and where the partitions of records are.
     pub home: Home,
 }
 

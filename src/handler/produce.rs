@@ -108,6 +108,7 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
             }
         }
     }
+    context.home.on_records(appends.keys().copied());
     header.timing.pass(Stage::Decode);
     let (origin, timed) = (shard.id, header.timing.is_on());
     let ordered: Vec<_> = appends

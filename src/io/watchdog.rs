@@ -81,8 +81,7 @@ fn keep_looking() {
     loop {
         std::thread::sleep(LOOK);
         let all = WATCHED.lock();
-        all.unwrap_or_else(PoisonError::into_inner)
-            .retain_mut(look);
+        all.unwrap_or_else(PoisonError::into_inner).retain_mut(look);
     }
 }
 

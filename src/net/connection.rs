@@ -58,7 +58,7 @@ enum End {
     Peers,
     /// The connection is closing: what is in progress is still answered.
     Ours,
-    /// All is answered that has come; what comes is read on the core of the seat.
+    /// All is answered that has begun; what comes is read on the core of the seat.
     Moves(Seat),
 }
 
@@ -67,6 +67,8 @@ pub struct Moving {
     pub stream: TcpStream,
     /// On the core that it goes to.
     pub seat: Seat,
+    /// Received, and no part of a request that has begun.
+    pub received: BytesMut,
 }
 
 /// What is in progress on a connection.
@@ -126,17 +128,20 @@ impl Connection {
         peer: SocketAddr,
         listener: Str,
         seat: Seat,
+        received: BytesMut,
     ) -> Rc<Connection> {
+        let requests = shard.request_memory.account();
+        requests.on_received(received.len());
         Rc::new(Connection {
             peer,
             listener,
             socket,
             seat: RefCell::new(Some(seat)),
             responses: Responses::default(),
-            received: RefCell::default(),
+            received: RefCell::new(received),
             receive_bytes: Cell::new(limits::RECEIVE_BYTES),
             received_at: Cell::new(None),
-            requests: shard.request_memory.account(),
+            requests,
             response_memory: Rc::new(shard.response_memory.account()),
             produces: Cell::new(0),
             last_active: Cell::new(clock::now()),
@@ -201,7 +206,13 @@ impl Connection {
         sender.await;
         if let Some(seat) = moves {
             match self.socket.to_stream() {
-                Ok(stream) => return Some(Moving { stream, seat }),
+                Ok(stream) => {
+                    return Some(Moving {
+                        stream,
+                        seat,
+                        received: self.received.take(),
+                    });
+                }
                 Err(error) => {
                     debug!(peer = %self.peer, %error, "connection lost between two cores")
                 }
@@ -302,7 +313,7 @@ impl Connection {
             peer: self.peer,
             listener: self.listener.clone(),
             response_memory: self.response_memory.clone(),
-            home: Home::default(),
+            home: Home::new(shard.broker.layout.connections_follow_records()),
         });
         loop {
             loop {
@@ -321,12 +332,21 @@ impl Connection {
                 return self.ended();
             }
             self.last_active.set(clock::now());
+            if context.home.follows_records()
+                && let Some(seat) = self.better_seat(&context)
+            {
+                return Ok(End::Moves(seat));
+            }
         }
     }
 
     /// Where it is better served than here, if nothing keeps it here now.
     fn better_seat(&self, context: &handler::Context) -> Option<Seat> {
-        let is_free = self.received.borrow().is_empty() && self.requests.in_progress() == 0;
+        // A fetch may wait for long; others are soon answered, and what was received goes along.
+        let is_free = match context.home.follows_records() {
+            true => self.fetches.borrow().is_empty(),
+            false => self.received.borrow().is_empty() && self.requests.in_progress() == 0,
+        };
         if !is_free || self.closing.get() {
             return None;
         }

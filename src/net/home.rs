@@ -1,5 +1,6 @@
 //! Owns on which core a connection is served best: its own, until it has asked nothing but the coordinators
-//! of one other core for a while, as clients' connections for their groups do. There no request of it crosses.
+//! of one other core for a while, as clients' connections for their groups do. There no request of it crosses. Where a profile
+//! wants that, the same goes for one whose records are all of the partitions of one other core.
 
 use std::cell::Cell;
 
@@ -9,8 +10,15 @@ use crate::ids::ShardId;
 /// fetch over the same connection.
 const REQUESTS_LEAST: u32 = 6;
 
+/// So many requests in a row are for records of the same core: moving costs a fetch its session.
+const RECORD_REQUESTS_LEAST: u32 = 16;
+
 #[derive(Debug, Default)]
 pub struct Home {
+    /// It moves for records, too.
+    follows_records: bool,
+    /// Whose records the last requests were for, `None` for those of several cores, and how many of them.
+    records: Cell<(Option<ShardId>, u32)>,
     /// Whose coordinator the request in progress is for.
     asked: Cell<Option<ShardId>>,
     /// Whose those before were for, and how many of them.
@@ -20,6 +28,33 @@ pub struct Home {
 }
 
 impl Home {
+    pub fn new(follows_records: bool) -> Home {
+        Home {
+            follows_records,
+            ..Home::default()
+        }
+    }
+
+    pub fn follows_records(&self) -> bool {
+        self.follows_records
+    }
+
+    /// A request is for records of partitions on these cores.
+    pub fn on_records(&self, mut cores: impl Iterator<Item = ShardId>) {
+        if !self.follows_records {
+            return;
+        }
+        let first = cores.next();
+        let core = first.filter(|first| cores.all(|core| core == *first));
+        let (before, count) = self.records.get();
+        let count = if core == before {
+            count.saturating_add(1)
+        } else {
+            1
+        };
+        self.records.set((core, count));
+    }
+
     /// The request in progress is for a coordinator on this core.
     pub fn on_asked(&self, core: ShardId) {
         self.asked.set(Some(core));
@@ -33,19 +68,23 @@ impl Home {
         self.before.set((asked, count));
     }
 
-    /// Records come or go: the connection stays where it is.
+    /// Records come or go: the connection stays where it is, or goes where they are.
     pub fn settle(&self) {
         self.is_settled.set(true);
     }
 
     /// Where to go from `own`. Told once; what comes after that has to show again that it would be better there.
     pub fn better_than(&self, own: ShardId) -> Option<ShardId> {
-        let (core, count) = self.before.get();
+        let (asked, least) = match self.is_settled.get() {
+            true => (&self.records, RECORD_REQUESTS_LEAST),
+            false => (&self.before, REQUESTS_LEAST),
+        };
+        let (core, count) = asked.get();
         let core = core.filter(|core| *core != own)?;
-        if self.is_settled.get() || count < REQUESTS_LEAST {
+        if count < least {
             return None;
         }
-        self.before.take();
+        asked.take();
         Some(core)
     }
 }
@@ -92,6 +131,26 @@ mod tests {
         let home = Home::default();
         home.settle();
         ask(&home, &[OTHER; 10]);
+        home.on_records([OTHER; 3].into_iter().cycle().take(100));
         assert_eq!(home.better_than(OWN), None);
+    }
+
+    #[test]
+    fn a_connection_that_follows_its_records_goes_where_all_of_them_are() {
+        let home = Home::new(true);
+        home.settle();
+        for _ in 0..15 {
+            home.on_records([OTHER, OTHER].into_iter());
+        }
+        assert_eq!(home.better_than(OWN), None);
+        home.on_records([OTHER].into_iter());
+        assert_eq!(home.better_than(OTHER), None, "it is there");
+        assert_eq!(home.better_than(OWN), Some(OTHER));
+        assert_eq!(home.better_than(OWN), None, "told once");
+        for cores in [[OTHER, OTHER]; 15].into_iter().chain([[OTHER, OWN]]) {
+            home.on_records(cores.into_iter());
+        }
+        home.on_records([OTHER].into_iter());
+        assert_eq!(home.better_than(OWN), None, "in between it wanted others");
     }
 }

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tracing::{error, warn};
 
 use crate::io::clock;
@@ -12,7 +13,7 @@ use crate::io::socket::{BoundListener, Listener, Socket};
 use crate::io::timer;
 use crate::net::connection::{Connection, Moving};
 use crate::net::live;
-use crate::net::seats::{NoSeat, Seat};
+use crate::net::seats::NoSeat;
 use crate::protocol::Str;
 use crate::shard::Shard;
 use crate::stages::tasks::{self, Task};
@@ -59,18 +60,30 @@ async fn admit(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener:
             Err(NoSeat::Now) => timer::sleep(SEAT_RETRY).await,
         }
     };
-    hand_over(shard, stream, peer, listener, seat);
+    let received = BytesMut::new();
+    let moving = Moving {
+        stream,
+        seat,
+        received,
+    };
+    hand_over(shard, moving, peer, listener);
 }
 
 /// The connection is served on the core of its seat from now on.
-fn hand_over(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, seat: Seat) {
-    let handed_over = shard.mesh.call(shard, seat.shard, move |shard| async move {
-        begin(shard, stream, peer, listener, seat);
+fn hand_over(shard: &Rc<Shard>, moving: Moving, peer: SocketAddr, listener: Str) {
+    let core = moving.seat.shard;
+    let handed_over = shard.mesh.call(shard, core, move |shard| async move {
+        begin(shard, moving, peer, listener);
     });
     glommio::spawn_local(handed_over).detach();
 }
 
-fn begin(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, seat: Seat) {
+fn begin(shard: Rc<Shard>, moving: Moving, peer: SocketAddr, listener: Str) {
+    let Moving {
+        stream,
+        seat,
+        received,
+    } = moving;
     let socket = Socket::adopt(stream);
     let config = &shard.broker.config;
     let buffers = (
@@ -80,10 +93,10 @@ fn begin(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, listener: Str, s
     if let Err(error) = socket.set_buffers(buffers.0, buffers.1) {
         warn!(%peer, %error, "socket buffers keep the kernel's sizes");
     }
-    let connection = Connection::new(&shard, socket, peer, listener.clone(), seat);
+    let connection = Connection::new(&shard, socket, peer, listener.clone(), seat, received);
     tasks::spawn(Task::RECEIVE, async move {
-        if let Some(Moving { stream, seat }) = live::serve(shard.clone(), connection).await {
-            hand_over(&shard, stream, peer, listener, seat);
+        if let Some(moving) = live::serve(shard.clone(), connection).await {
+            hand_over(&shard, moving, peer, listener);
         }
     })
     .detach();

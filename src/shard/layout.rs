@@ -142,7 +142,12 @@ impl Layout {
 
     /// Whether a connection may go where its requests do.
     pub fn connections_move(&self) -> bool {
-        self.connections == Connections::Home
+        self.connections != Connections::Least
+    }
+
+    /// Whether that also goes for its records.
+    pub fn connections_follow_records(&self) -> bool {
+        self.connections == Connections::Partitions
     }
 
     /// One line a core.

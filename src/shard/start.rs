@@ -447,8 +447,8 @@ fn accept(shard: Rc<Shard>) {
         for (name, bound) in listeners {
             tasks::spawn(Task::ACCEPT, listener::accept(shard.clone(), bound, name)).detach();
         }
-        tasks::spawn(Task::UPKEEP, live::sweep(shard.clone())).detach();
     }
+    tasks::spawn(Task::UPKEEP, live::sweep(shard.clone())).detach();
     if roles.has(Role::Partitions) {
         tasks::spawn(Task::GROUPS, coordinators::keep_time(shard.clone())).detach();
         tasks::spawn(Task::CLEANER, cleaner::run(shard.clone())).detach();

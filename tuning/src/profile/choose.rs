@@ -307,12 +307,18 @@ impl Choice<'_> {
     }
 
     fn connections(&mut self) -> Connections {
-        self.because(
-            None,
-            "connections",
-            "a connection begins on the core with the fewest; one that asks only the group coordinators of another core moves there (\"least\" leaves it)",
-        );
-        Connections::Home
+        let (connections, why) = match self.preset {
+            Preset::Latency => (
+                Connections::Partitions,
+                "a connection begins on the core with the fewest; one whose requests are all for partitions or group coordinators of one other core moves there, as each crossing costs some 20 us (\"home\" moves it for coordinators alone, \"least\" leaves it)",
+            ),
+            Preset::Throughput | Preset::Shared => (
+                Connections::Home,
+                "a connection begins on the core with the fewest; one that asks only the group coordinators of another core moves there (\"partitions\" moves it also where all its records are, \"least\" leaves it)",
+            ),
+        };
+        self.because(None, "connections", why);
+        connections
     }
 
     fn irq_free(&mut self, shards: &CpuSet, leader: u32, spares_one: bool) -> CpuSet {

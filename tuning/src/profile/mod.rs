@@ -57,15 +57,22 @@ pub enum Connections {
     /// There at first; one that asks nothing but the group coordinators of one other core moves to that core.
     #[default]
     Home,
+    /// As `Home`; also one whose records are all of partitions of one other core moves to that core.
+    Partitions,
 }
 
 impl Connections {
-    pub const ALL: [Connections; 2] = [Connections::Least, Connections::Home];
+    pub const ALL: [Connections; 3] = [
+        Connections::Least,
+        Connections::Home,
+        Connections::Partitions,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Connections::Least => "least",
             Connections::Home => "home",
+            Connections::Partitions => "partitions",
         }
     }
 }

@@ -338,7 +338,7 @@ mod tests {
             ),
             (
                 "connections = 1".into(),
-                "line 1, connections: it is one of \"least\", \"home\"",
+                "line 1, connections: it is one of \"least\", \"home\", \"partitions\"",
             ),
             (
                 "irq_free_cpus = \"0-3\"".into(),

@@ -10,7 +10,7 @@
 # throughput, as nothing bounds the CPUs' time; --preset latency or shared chooses another
 preset = "throughput"
 # a connection begins on the core with the fewest; one that asks only the group coordinators of another core
-# moves there ("least" leaves it)
+# moves there ("partitions" moves it also where all its records are, "least" leaves it)
 connections = "home"
 # none: every CPU has a shard, and some have to take the interrupts
 irq_free_cpus = []

@@ -9,7 +9,7 @@
 # shared, as a control group allows 2.50 CPUs' time: a core that spins would use it up
 preset = "shared"
 # a connection begins on the core with the fewest; one that asks only the group coordinators of another core
-# moves there ("least" leaves it)
+# moves there ("partitions" moves it also where all its records are, "least" leaves it)
 connections = "home"
 # none: interrupts are the machine's, of which the broker has a part
 irq_free_cpus = []
