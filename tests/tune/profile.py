@@ -5,6 +5,7 @@ between profiles with other cores and roles, and what cannot be is refused by na
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,12 @@ def coati(*words, stdin="", code=0):
     return ran
 
 
+def pinned(task):
+    """The CPUs that a thread may run on, as a list."""
+    status = (task / "status").read_text()
+    return next(line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
+
+
 class Broker(broker.Broker):
     """One with a profile."""
 
@@ -56,26 +63,27 @@ class Broker(broker.Broker):
     def coati_command(self):
         return [*super().coati_command(), "--profile", str(self.profile)]
 
-    def cores(self):
+    def each_core(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/debug/watch", timeout=DEADLINE_SECONDS) as answer:
             return json.load(answer)["cores"]
 
     def limit(self, of_core, name):
-        queue = next(queue for queue in self.cores()[of_core]["queues"] if queue["queue"] == name)
+        queue = next(queue for queue in self.each_core()[of_core]["queues"] if queue["queue"] == name)
         return queue["limit"]
 
     def threads(self):
         """By the shards' numbers: what the kernel says of each."""
         found = {}
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            name = (task / "comm").read_text().strip()
-            if name.startswith("shard-"):
-                found[int(name.removeprefix("shard-"))] = task
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        for task in sorted(tasks, key=lambda task: int(task.name)):
+            # Behind its number comes that of its executor, which has a later helper of the same name.
+            name = re.fullmatch(r"shard-(\d+)-\d+", (task / "comm").read_text().strip())
+            if name:
+                found.setdefault(int(name[1]), task)
         return found
 
     def pinned_to(self, shard):
-        status = (self.threads()[shard] / "status").read_text()
-        return next(line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
+        return pinned(self.threads()[shard])
 
     def ticks(self, shard):
         """CPU time that a shard's thread has used so far, in hundredths of a second."""
@@ -104,7 +112,7 @@ def the_chosen_one_starts(folder):
                 expect(line in server.log(), f"{line} is not in\n{server.log()}")
             server.make_topic()
             server.produce(range(100))
-            expect(len(server.consume("--from-beginning", "-n", 100)) == 100, "records are missing")
+            expect(len(server.consume("--from-beginning", "--count", 100)) == 100, "records are missing")
             expect(server.stop() == 0, server.log())
     text = file.read_text()
     error = coati("tune", "profile", "--output", file, code=1).stderr
@@ -128,14 +136,14 @@ def each_core_does_what_it_is_for(folder):
     with Broker(profile, directory=folder) as server:
         server.make_topic()
         server.produce(range(1000))
-        expect(len(server.consume("--from-beginning", "-n", 1000)) == 1000, "records are missing")
+        expect(len(server.consume("--from-beginning", "--count", 1000)) == 1000, "records are missing")
         # The one that leads is the first, whichever CPU it is on.
         expect([server.pinned_to(shard) for shard in (0, 1)] == [str(second), str(first)], server.threads())
-        expect([one["partitions"] for one in server.cores()] == [PARTITIONS, 0], server.cores())
+        expect([one["partitions"] for one in server.each_core()] == [PARTITIONS, 0], server.each_core())
         client = subprocess.Popen([str(broker.COATI), "consume", TOPIC, "--from-beginning", "-b", server.bootstrap], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
             expect(client.stdout.readline(), "nothing is read")
-            connections = [one["connections"] for one in server.cores()]
+            connections = [one["connections"] for one in server.each_core()]
             expect(connections[0] == 0 and connections[1] > 0, connections)
         finally:
             client.kill()
@@ -155,6 +163,38 @@ def each_core_does_what_it_is_for(folder):
         expect(f"core 0 on CPU {second}: partitions, background, controller; turns of 500 us, stays awake; 32 MiB of tail cache, up to 4 writes of 4096 KiB at a time, compaction up to 5 %" in server.log(), server.log())
         expect(f"core 1 on CPU {first}: network; turns of 200 us; 40 MiB for requests, 20 MiB for answers, cold reads of 64 KiB" in server.log(), server.log())
         expect(server.stop() == 0, server.log())
+
+
+def connections_go_where_their_records_are(folder):
+    """Six producers of one partition begin on both cores, and end on its own; nothing of what they write is lost or changes places."""
+    profile = 'connections = "partitions"\n' + core(CPUS[0], *ALL) + core(CPUS[1], *ALL[:2])
+    with Broker(profile, directory=folder) as server:
+        server.make_topic()
+        command = [str(broker.COATI), "produce", TOPIC, "--partition", "0", "-q", "-b", server.bootstrap]
+        producers = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(6)]
+        try:
+            written = 0
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            while True:
+                for number, producer in enumerate(producers):
+                    producer.stdin.write(f"{number}:{written}\n".encode())
+                    producer.stdin.flush()
+                written += 1
+                if written % 20 == 0:
+                    connections = sorted(one["connections"] for one in server.each_core())
+                    if connections[1] >= connections[0] + len(producers):
+                        break
+                    expect(time.monotonic() < deadline, f"connections of the cores: {connections}, after {written} records each")
+            for producer in producers:
+                producer.stdin.close()
+                expect(producer.wait(DEADLINE_SECONDS) == 0, "a producer has failed")
+        finally:
+            for producer in producers:
+                producer.kill()
+        values = coati("consume", TOPIC, "--partition", "0", "--from-beginning", "--exit", "-b", server.bootstrap).stdout.split()
+        for number in range(len(producers)):
+            own = [int(value.split(":")[1]) for value in values if value.startswith(f"{number}:")]
+            expect(own == list(range(written)), f"producer {number}: {own}")
 
 
 def settings_that_are_given_win(folder):
@@ -204,7 +244,7 @@ def crashes_between_profiles_lose_nothing(folder):
                 server.produce(some)
                 written += some
             # What a group has committed is known to whichever core its coordinator is on.
-            words = ("--group", "readers", "--from-beginning", "-n", len(written) - len(read))
+            words = ("--group", "readers", "--from-beginning", "--count", len(written) - len(read))
             read += server.consume(*words)
             expect(sorted(read) == sorted(map(str, written)), f"profile {number}: the group has read others than are new")
             server.kill()
@@ -260,6 +300,7 @@ def main():
         the_chosen_one_starts,
         the_disks_figures_are_used,
         each_core_does_what_it_is_for,
+        connections_go_where_their_records_are,
         settings_that_are_given_win,
         memory_comes_from_its_node,
         crashes_between_profiles_lose_nothing,
