@@ -56,7 +56,8 @@ pub(super) fn beat() {
     PULSE.with(|pulse| pulse.beats.fetch_add(1, Ordering::Relaxed));
 }
 
-fn begin() -> Arc<Pulse> {
+/// Begins to look after executors, from a thread that may run wherever this one may; without, the first one's CPU is shared.
+pub fn start() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
         let thread = std::thread::Builder::new().name("watchdog".into());
@@ -64,6 +65,10 @@ fn begin() -> Arc<Pulse> {
             tracing::warn!(%error, "nobody watches over the executors");
         }
     });
+}
+
+fn begin() -> Arc<Pulse> {
+    start();
     let pulse = Arc::new(Pulse {
         thread: process::thread_id(),
         beats: AtomicU64::new(0),
