@@ -7,6 +7,7 @@ use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use futures::future::try_join;
 
 use super::segment::Segment;
 use super::settings::Durability;
@@ -59,6 +60,8 @@ struct GroupWrite {
     segment: Rc<Segment>,
     position: u32,
     end: u32,
+    /// The first block has been written before, padded.
+    repeats_a_block: bool,
     /// The offset behind the batches that it completes.
     end_offset: Offset,
     done: Cell<bool>,
@@ -144,7 +147,8 @@ impl State {
                 length: first.buffer.gap(),
             };
         }
-        let position = block_of(segment.issued.get());
+        let issued = segment.issued.get();
+        let position = block_of(issued);
         let mut group = vec![first];
         group.extend(chunks.take_while(|chunk| {
             Rc::ptr_eq(&chunk.segment, segment)
@@ -174,6 +178,7 @@ impl State {
             segment: segment.clone(),
             position,
             end,
+            repeats_a_block: position < issued,
             end_offset: completed
                 .or(ends_before.map(|earlier| earlier.end_offset))
                 .unwrap_or(self.stored_end),
@@ -304,7 +309,11 @@ impl Log {
         Ok(())
     }
 
-    async fn write_group(self: &Rc<Self>, write: &GroupWrite, parts: Vec<Bytes>) -> io::Result<()> {
+    async fn write_group(
+        self: &Rc<Self>,
+        write: &GroupWrite,
+        mut parts: Vec<Bytes>,
+    ) -> io::Result<()> {
         let segment = &write.segment;
         let dir = self.dir();
         let file = segment.writer(&self.context.disk, &dir).await?;
@@ -312,7 +321,18 @@ impl Log {
         let began = stages::begin();
         self.reserve_space(segment, &file, file_end).await;
         let began = stages::end(Stage::Reserve, began);
-        file.write_at(parts, u64::from(write.position)).await?;
+        let position = u64::from(write.position);
+        if write.repeats_a_block && file_end - position > BLOCK as u64 {
+            // A write into space that is in part written, in part only reserved is one that ext4 locks the file for: the
+            // ring then hands it to a worker, where it waits for the writes beside it and they for it.
+            let first = parts[0].split_to(BLOCK);
+            parts.retain(|part| !part.is_empty());
+            let repeated = file.write_at(vec![first], position);
+            let others = file.write_at(parts, position + BLOCK as u64);
+            try_join(repeated, others).await?;
+        } else {
+            file.write_at(parts, position).await?;
+        }
         stages::end(Stage::Write, began);
         segment.allocated.set(segment.allocated.get().max(file_end));
         Ok(())
