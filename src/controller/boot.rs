@@ -1,8 +1,10 @@
 //! Owns the controller's first and last moments: it replays the metadata log, has every core open its partitions,
 //! registers this process, and at the end leaves the data folder marked clean.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tracing::warn;
@@ -14,7 +16,7 @@ use crate::controller::features::{METADATA_VERSION, METADATA_VERSIONS};
 use crate::controller::metadata_log::{self, MetadataLogError, Replay};
 use crate::controller::{Controller, Endpoint, MetadataImage, Registration};
 use crate::ids::{LeaderEpoch, Offset};
-use crate::io::{clock, process};
+use crate::io::{clock, process, timer};
 use crate::log::checkpoints::PartitionMetadata;
 use crate::log::directory::{self, Folder};
 use crate::log::journal::replay::{self, Journaled};
@@ -29,6 +31,9 @@ const REPLAY_BYTES: usize = 1 << 20;
 
 /// No batch of records is larger.
 const SEGMENT_BYTES_MIN: u64 = 8 << 20;
+
+/// So often it is tried again where it must succeed.
+const FORGET_AGAIN: Duration = Duration::from_secs(1);
 
 const TOPIC: &str = "__cluster_metadata";
 
@@ -96,18 +101,25 @@ pub async fn start(shard: &Rc<Shard>, folder: Folder) -> Result<(), BootError> {
     shard
         .everywhere(|shard| async move { sync::begin(&shard) })
         .await;
+    let mut forgotten = true;
     if !was_clean && !is_new {
         let ms = began.elapsed().as_millis() as u64;
         warn!(
             ?opened,
             ms, "the last stop was not a clean one; all logs are recovered"
         );
-        checkpoints::forget_deleted(shard).await;
+        forgotten = checkpoints::forget_deleted(shard).await;
     }
     let machine = Controller::new(config.clone(), image.clone(), epoch);
     let due = config.snapshot_after_bytes;
     let checkpoints = Checkpoints::new(disk, &config.data_dir, log.clone(), due, replayed_bytes);
-    let driver = ControllerDriver::start(publisher(shard), machine, image, log, checkpoints);
+    let driver = ControllerDriver::start(
+        publisher(shard, forgotten),
+        machine,
+        image,
+        log,
+        checkpoints,
+    );
     if is_open {
         driver
             .submit(|machine, _| machine.abort_transaction())
@@ -122,18 +134,32 @@ pub async fn start(shard: &Rc<Shard>, folder: Folder) -> Result<(), BootError> {
     Ok(())
 }
 
-/// How the driver's decisions reach every core, and the checkpoints forget the topics that are gone.
-fn publisher(shard: &Rc<Shard>) -> Publish {
+/// How the driver's decisions reach every core, and the checkpoints forget the topics that are gone: until they have, no
+/// topic is made. `forgotten` says whether they had at the start.
+fn publisher(shard: &Rc<Shard>, forgotten: bool) -> Publish {
     let shard = shard.clone();
+    let forgotten = Rc::new(Cell::new(forgotten));
     Box::new(move |image, delta| {
-        let shard = shard.clone();
+        let (shard, forgotten) = (shard.clone(), forgotten.clone());
         async move {
+            let known = shard.image();
+            let mut changed = delta.changed_partitions.keys();
+            let creates = changed.any(|id| known.topic_by_id(*id).is_none());
+            while creates && !forgotten.get() {
+                if shard.stopping() {
+                    return;
+                }
+                forgotten.set(checkpoints::forget_deleted(&shard).await);
+                if !forgotten.get() {
+                    timer::sleep(FORGET_AGAIN).await;
+                }
+            }
             let deletes = !delta.deleted_topics.is_empty();
             shard
                 .everywhere(move |shard| sync::apply(shard, image.clone(), delta.clone()))
                 .await;
             if deletes {
-                checkpoints::forget_deleted(&shard).await;
+                forgotten.set(checkpoints::forget_deleted(&shard).await);
             }
         }
         .boxed_local()

@@ -239,12 +239,13 @@ pub async fn make_log_starts_durable(shard: &Rc<Shard>) -> io::Result<()> {
     write(shard, &[Kind::LogStart]).await
 }
 
-/// Forgets what is said of topics that no longer exist, before their names are given to others.
-pub async fn forget_deleted(shard: &Rc<Shard>) {
+/// Forgets what is said of topics that no longer exist, before their names are given to others. Whether that is done.
+pub async fn forget_deleted(shard: &Rc<Shard>) -> bool {
     let written = write(shard, &Kind::READ_AT_START).await;
-    if let Err(error) = written {
-        warn!(%error, "the offset checkpoints could not be written");
+    if let Err(error) = &written {
+        warn!(%error, "the offset checkpoints could not be written: no topic is made until they can be");
     }
+    written.is_ok()
 }
 
 /// Writes each file in its interval, until the shard stops. On the core whose duty it is.

@@ -5,6 +5,7 @@ mod admin;
 mod bad_frames;
 mod bounds;
 mod broker;
+mod checkpoints;
 mod client;
 mod crowd;
 #[path = "../fuzz/damage.rs"]

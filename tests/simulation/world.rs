@@ -885,9 +885,9 @@ impl Start {
             let mut opening = adopted
                 .map(|found| found.opening.clone())
                 .unwrap_or_default();
-            if !topic.is_new {
-                opening.log_start = folder.log_start(topic.name, PartitionIndex(0));
-            }
+            // A new topic's log, though a start that crashed has made it, is not what the rows of its name tell of.
+            let of_its_name = folder.log_start(topic.name, PartitionIndex(0));
+            opening.log_start = of_its_name.filter(|_| !topic.is_new);
             let keys = folder.journaled.iter();
             opening.journaled = keys
                 .filter(|(key, _)| **key == topic.key() || self.mixes_topics)
