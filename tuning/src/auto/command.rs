@@ -36,7 +36,7 @@ const OF_A_BROKER: &str = "meta.properties";
 
 #[derive(Debug, Args)]
 pub struct AutoArgs {
-    /// What the broker is loaded with, as `coati bench run` takes it; a table [tune] in it says what for
+    /// What the broker is loaded with, as `coati bench run` takes it; its table `tune` says what for
     #[arg(value_name = "WORKLOAD")]
     workload: PathBuf,
 

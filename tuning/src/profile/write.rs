@@ -25,7 +25,7 @@ impl Reasons {
 }
 
 impl Profile {
-    /// As [`super::parse`] reads it.
+    /// As [`super::parse()`] reads it.
     pub fn to_toml(&self) -> String {
         self.to_toml_with(&Reasons::default())
     }
