@@ -179,7 +179,7 @@ def refuses(folder):
     refused("/proc/none: ", folder, "--json=/proc/none")
     (folder / OURS).mkdir()
     (folder / OURS / "notes").write_text("data")
-    refused("which no measurement has made", folder)
+    refused("which this command has not made", folder)
     expect((folder / OURS / "notes").read_text() == "data", "the notes are gone")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         refused("lies in memory", memory)

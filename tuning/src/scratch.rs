@@ -26,7 +26,7 @@ pub enum FolderError {
     NoFolder(PathBuf),
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
-    #[error("another one runs in {}", .0.display())]
+    #[error("another measurement runs in {}", .0.display())]
     Busy(PathBuf),
     #[error(
         "{} holds {name:?}, which this command has not made: it is left alone; remove it or take another folder",
