@@ -2,11 +2,18 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use coati::io::clock;
+
+/// `COATI_BIN`, or what is built beside the tests.
+fn binary() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_coati");
+    std::env::var_os("COATI_BIN").map_or_else(|| built.into(), PathBuf::from)
+}
 
 /// Longer than any start; a test that gets there has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,7 +48,7 @@ impl Broker {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         self.lives += 1;
         let log = File::create(self.log_path()).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coati"));
+        let mut command = Command::new(binary());
         command
             .args(["start", "--listen", &self.address()])
             .args(["--cores", &cores.min(cpus).to_string()])
@@ -117,7 +124,7 @@ impl Broker {
             let name = path.to_string_lossy();
             let left_alone = name.ends_with("-delete") || name.ends_with("-stray");
             if path.is_dir() && !left_alone {
-                let dump = Command::new(env!("CARGO_BIN_EXE_coati"))
+                let dump = Command::new(binary())
                     .args(["log", "dump"])
                     .arg(&path)
                     .output()
