@@ -134,10 +134,10 @@ pub trait Batch: 'static {
 
 /// One connection; clones share it. Requests leave in the order they were submitted.
 pub trait Connection: Clone + 'static {
-    /// Submits a batch at once, ahead of all that is submitted later.
-    fn produce(&self, target: Target<'_>, batch: Bytes, acks: i16) -> Outcome<()>;
+    /// Submits a request at once, ahead of all that is submitted later: a batch for each of these partitions.
+    fn produce(&self, topic: &Topic, batches: Vec<(i32, Bytes)>, acks: i16) -> Outcome<()>;
 
-    /// Resolves when batches have been acknowledged since it last did: how many, the first submitted first. Nobody tells of
+    /// Resolves when requests have been acknowledged since it last did: how many, the first submitted first. Nobody tells of
     /// those with acks=0.
     fn acknowledged(&self) -> impl Future<Output = Outcome<usize>>;
 

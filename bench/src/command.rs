@@ -222,6 +222,10 @@ struct Flags {
     #[arg(long, value_name = "N")]
     in_flight: Option<usize>,
 
+    /// Partitions of one leader that a request has batches for at most: those with records leave with the first that is due
+    #[arg(long, value_name = "N")]
+    partitions_per_request: Option<usize>,
+
     /// Bytes that one fetch asks for
     #[arg(long, value_name = "BYTES")]
     fetch: Option<i32>,
@@ -326,6 +330,10 @@ impl Flags {
         set(&mut workload.batch_bytes, &self.batch);
         set(&mut workload.linger_ms, &self.linger);
         set(&mut workload.in_flight, &self.in_flight);
+        set(
+            &mut workload.partitions_per_request,
+            &self.partitions_per_request,
+        );
         set(&mut workload.fetch_bytes, &self.fetch);
         set(&mut workload.key_distributor, &self.keys);
         set(&mut workload.random_bytes_ratio, &self.random);

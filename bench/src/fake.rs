@@ -1,7 +1,7 @@
 //! A broker in memory, for tests: it keeps what it is given, or spoils one record of it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,12 @@ type Records = Vec<Vec<u8>>;
 pub struct FakeBroker {
     spoil: Spoil,
     partitions: Rc<RefCell<BTreeMap<(String, i32), Partition>>>,
-    /// Batches of this connection.
+    /// Requests of this connection.
     unacknowledged: Rc<Cell<usize>>,
+    /// How many partitions each request so far had, without repetition.
+    pub widths: Rc<RefCell<Vec<usize>>>,
+    /// Of each partition.
+    pub leaders: Vec<String>,
 }
 
 #[derive(Default)]
@@ -51,6 +55,8 @@ impl FakeBroker {
             spoil,
             partitions: Rc::default(),
             unacknowledged: Rc::default(),
+            widths: Rc::default(),
+            leaders: vec!["one".into(), "two".into()],
         }
     }
 
@@ -121,7 +127,7 @@ impl Client for FakeBroker {
         Ok(Topic {
             name: name.to_owned(),
             id: [0; 16],
-            leaders: vec!["one".into(), "two".into()],
+            leaders: self.leaders.clone(),
         })
     }
 
@@ -177,8 +183,12 @@ impl Batch for FakeBatch {
 }
 
 impl Connection for FakeBroker {
-    fn produce(&self, target: Target<'_>, batch: Bytes, _: i16) -> Outcome<()> {
-        self.store(target, decode(&batch));
+    fn produce(&self, topic: &Topic, batches: Vec<(i32, Bytes)>, _: i16) -> Outcome<()> {
+        let partitions: BTreeSet<i32> = batches.iter().map(|batch| batch.0).collect();
+        self.widths.borrow_mut().push(partitions.len());
+        for (partition, batch) in batches {
+            self.store(Target { topic, partition }, decode(&batch));
+        }
         self.unacknowledged.set(self.unacknowledged.get() + 1);
         Ok(())
     }

@@ -59,6 +59,14 @@ struct Pending<B> {
     intended: Vec<Instant>,
 }
 
+/// What a request has for one partition.
+struct Part<I> {
+    partition: usize,
+    batch: Bytes,
+    /// When each of its records was meant to leave.
+    intended: I,
+}
+
 impl<C: Client> Producer<C> {
     /// Connects to the leaders.
     pub async fn connect(
@@ -170,16 +178,24 @@ impl<C: Client> Producer<C> {
         }
         let mut turn = self.writer as usize;
         loop {
-            let (batch, count) = &batches[turn % batches.len()];
-            let partition = turn % self.routes.len();
-            turn += 1;
+            let partition = turn * run.workload.partitions_per_request % self.routes.len();
             self.place(partition).await;
             let now = clock::now();
             if now >= run.end() {
                 return Ok(());
             }
-            let intended = std::iter::repeat_n(now, *count);
-            self.send(partition, batch.clone(), now, intended)?;
+            let part = |(nth, partition): (usize, usize)| {
+                let number = turn * run.workload.partitions_per_request + nth;
+                let (batch, count) = &batches[number % batches.len()];
+                Part {
+                    partition,
+                    batch: batch.clone(),
+                    intended: std::iter::repeat_n(now, *count),
+                }
+            };
+            let parts = self.together(partition).enumerate().map(part).collect();
+            turn += 1;
+            self.send(parts, now)?;
             glommio::yield_if_needed().await;
         }
     }
@@ -194,6 +210,7 @@ impl<C: Client> Producer<C> {
         let mut pending: Vec<Option<Pending<C::Batch>>> = Vec::new();
         pending.resize_with(self.routes.len(), || None);
         let mut next_unkeyed = self.writer as usize % self.routes.len();
+        let together = run.workload.partitions_per_request as u64;
         let mut number = 0;
         'records: loop {
             loop {
@@ -208,7 +225,7 @@ impl<C: Client> Producer<C> {
                 let key = keys.next_key();
                 let partition = match &key {
                     Some(key) => crc32c::crc32c(key) as usize % self.routes.len(),
-                    None => next_unkeyed,
+                    None => (next_unkeyed + (number % together) as usize) % self.routes.len(),
                 };
                 let count = payloads.len() as u64;
                 let payload = &mut payloads[(number % count) as usize];
@@ -220,19 +237,20 @@ impl<C: Client> Producer<C> {
                     pending.batch.size_in_bytes() >= run.workload.batch_bytes
                 });
                 if full {
-                    self.flush(partition, &mut pending[partition]).await?;
+                    self.flush(partition, &mut pending).await?;
                     next_unkeyed = (partition + 1) % self.routes.len();
                     glommio::yield_if_needed().await;
                 }
             }
             let now = clock::now();
             let mut wake = schedule.map_or(now, |schedule| schedule.intended(number));
-            for (partition, waiting) in pending.iter_mut().enumerate() {
-                let Some(first) = waiting.as_ref().map(|pending| pending.intended[0]) else {
+            for partition in 0..pending.len() {
+                let waiting = pending[partition].as_ref();
+                let Some(first) = waiting.map(|pending| pending.intended[0]) else {
                     continue;
                 };
                 if first + linger <= now {
-                    self.flush(partition, waiting).await?;
+                    self.flush(partition, &mut pending).await?;
                     next_unkeyed = (partition + 1) % self.routes.len();
                 } else {
                     wake = wake.min(first + linger);
@@ -240,10 +258,8 @@ impl<C: Client> Producer<C> {
             }
             C::sleep_until(wake.min(run.end())).await;
         }
-        for (partition, waiting) in pending.iter_mut().enumerate() {
-            if waiting.is_some() {
-                self.flush(partition, waiting).await?;
-            }
+        for partition in 0..pending.len() {
+            self.flush(partition, &mut pending).await?;
         }
         Ok(())
     }
@@ -273,23 +289,41 @@ impl<C: Client> Producer<C> {
             .append(clock::wall_ms(), key, payload.write(head, size));
     }
 
+    /// Sends what waits for a partition, and what waits for others that may go with it.
     async fn flush(
         &mut self,
         partition: usize,
-        pending: &mut Option<Pending<C::Batch>>,
+        pending: &mut [Option<Pending<C::Batch>>],
     ) -> Outcome<()> {
-        let Some(pending) = pending.take() else {
+        if pending[partition].is_none() {
             return Ok(());
-        };
+        }
         self.place(partition).await;
-        let sequence = self.identity.map(|(producer_id, producer_epoch)| Sequence {
-            producer_id,
-            producer_epoch,
-            // Sequence numbers go on from 0 behind i32::MAX.
-            first: (self.sequences[partition] & i32::MAX as u64) as i32,
-        });
-        let batch = pending.batch.build(sequence);
-        self.send(partition, batch, clock::now(), pending.intended)
+        let part = |partition: usize| {
+            let pending = pending[partition].take()?;
+            let sequence = self.identity.map(|(producer_id, producer_epoch)| Sequence {
+                producer_id,
+                producer_epoch,
+                // Sequence numbers go on from 0 behind i32::MAX.
+                first: (self.sequences[partition] & i32::MAX as u64) as i32,
+            });
+            Some(Part {
+                partition,
+                batch: pending.batch.build(sequence),
+                intended: pending.intended,
+            })
+        };
+        let parts = self.together(partition).filter_map(part).collect();
+        self.send(parts, clock::now())
+    }
+
+    /// The partitions that a request may have beginning with this one: it and the next of the same leader.
+    fn together(&self, first: usize) -> impl Iterator<Item = usize> + '_ {
+        let count = self.routes.len();
+        (first..first + count)
+            .map(move |partition| partition % count)
+            .filter(move |partition| self.routes[*partition] == self.routes[first])
+            .take(self.run.workload.partitions_per_request)
     }
 
     /// Waits until one more request may be in flight.
@@ -299,35 +333,38 @@ impl<C: Client> Producer<C> {
         link.connection.room().await;
     }
 
+    /// Sends one request, of parts that go the same way.
     fn send(
         &mut self,
-        partition: usize,
-        batch: Bytes,
+        parts: Vec<Part<impl IntoIterator<Item = Instant>>>,
         now: Instant,
-        intended: impl IntoIterator<Item = Instant>,
     ) -> Outcome<()> {
         let run = &self.run;
-        let link = &self.links[self.routes[partition]];
-        let target = Target {
-            topic: &run.topics[self.topic],
-            partition: partition as i32,
-        };
+        let link = &self.links[self.routes[parts[0].partition]];
         let acks = run.workload.acks;
-        let bytes = batch.len() as u64;
-        link.connection.produce(target, batch, acks.number())?;
+        let batches = parts
+            .iter()
+            .map(|part| (part.partition as i32, part.batch.clone()))
+            .collect();
+        link.connection
+            .produce(&run.topics[self.topic], batches, acks.number())?;
         let mut in_flight = link.in_flight.borrow_mut();
-        let before = in_flight.intended.len();
-        in_flight.intended.extend(intended);
-        let intended = in_flight.intended.range(before..);
-        let records = intended.len() as u64;
-        run.recorder.reached(Stage::Publish, now, intended.copied());
-        in_flight.requests.push_back(Volume {
-            records,
-            bytes,
+        let mut sent = Volume {
             requests: 1,
-        });
-        self.sequences[partition] += records;
-        run.note_sent(records);
+            ..Volume::default()
+        };
+        for part in parts {
+            let before = in_flight.intended.len();
+            in_flight.intended.extend(part.intended);
+            let intended = in_flight.intended.range(before..);
+            let records = intended.len() as u64;
+            run.recorder.reached(Stage::Publish, now, intended.copied());
+            self.sequences[part.partition] += records;
+            sent.records += records;
+            sent.bytes += part.batch.len() as u64;
+        }
+        in_flight.requests.push_back(sent);
+        run.note_sent(sent.records);
         if acks == Acks::None {
             in_flight.end(1, run);
         }

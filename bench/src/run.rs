@@ -712,6 +712,35 @@ mod tests {
         assert!(report.open_loop);
     }
 
+    #[test]
+    fn requests_have_as_many_partitions_as_they_may() {
+        let mut broker = FakeBroker::new(Spoil::Nothing);
+        broker.leaders.push("one".into());
+        let workload = Workload {
+            partitions_per_request: 2,
+            batch_bytes: 100,
+            ..workload()
+        };
+        let report = on_executor(run(&broker, &workload, &setting())).unwrap();
+        let verdict = report.verdict.unwrap();
+        assert!(verdict.is_clean(), "{verdict}");
+        assert_eq!((verdict.checked, report.unread), (1000, 0));
+        let as_they_may = |broker: &FakeBroker| {
+            let widths = broker.widths.take();
+            widths.contains(&1) && widths.contains(&2) && !widths.iter().any(|width| *width > 2)
+        };
+        assert!(as_they_may(&broker));
+
+        let unread = Workload {
+            consumer_per_subscription: 0,
+            producer_rate: 0.0,
+            verify: false,
+            ..workload
+        };
+        on_executor(run(&broker, &unread, &setting())).unwrap();
+        assert!(as_they_may(&broker));
+    }
+
     /// One record in each of two partitions is spoilt.
     #[test]
     fn every_kind_of_fault_is_found_and_named() {

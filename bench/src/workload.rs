@@ -48,6 +48,8 @@ pub struct Workload {
     pub batch_bytes: usize,
     /// Requests that one producer has unacknowledged at most on one connection.
     pub in_flight: usize,
+    /// Partitions of one leader that a request has batches for at most.
+    pub partitions_per_request: usize,
     pub fetch_bytes: i32,
     /// Settings of the topics, `name=value`.
     pub topic_configs: Vec<String>,
@@ -187,6 +189,7 @@ impl Default for Workload {
             linger_ms: 1.0,
             batch_bytes: 64 << 10,
             in_flight: 16,
+            partitions_per_request: 1,
             fetch_bytes: 1 << 20,
             topic_configs: Vec::new(),
             idle_connections: 0,
@@ -261,6 +264,10 @@ impl Workload {
         must(self.partitions_per_topic > 0, "a topic needs a partition")?;
         must(self.batch_bytes > 0, "a batch needs bytes")?;
         must(self.in_flight > 0, "nothing may be in flight")?;
+        must(
+            self.partitions_per_request > 0,
+            "a request needs a partition",
+        )?;
         must(self.fetch_bytes > 0, "a fetch needs bytes")?;
         must(self.producer_rate >= 0.0, "a rate is not negative")?;
         must(self.test_duration_minutes > 0.0, "a run needs time")?;
@@ -345,6 +352,12 @@ impl Workload {
                 self.batch_bytes,
                 self.linger_ms,
                 self.in_flight,
+            ));
+        }
+        if self.partitions_per_request > 1 {
+            words.push(format!(
+                "up to {} partitions a request",
+                self.partitions_per_request
             ));
         }
         if self.codec != Codec::None {

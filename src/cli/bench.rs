@@ -490,19 +490,20 @@ fn records_of(response: &mut FetchResponse, position: &Position<'_>) -> Result<B
 }
 
 impl coati_bench::Connection for Link {
-    fn produce(&self, target: Target<'_>, batch: Bytes, acks: i16) -> Outcome<()> {
+    fn produce(&self, topic: &bench::Topic, batches: Vec<(i32, Bytes)>, acks: i16) -> Outcome<()> {
         let version = self.produce_version;
-        let (name, topic_id) = name_or_id(target.topic, version >= 13);
+        let (name, topic_id) = name_or_id(topic, version >= 13);
+        let data = |(index, batch)| PartitionProduceData {
+            index,
+            records: Some(Records::from(batch)),
+        };
         let request = ProduceRequest {
             acks,
             timeout_ms: PATIENCE.as_millis() as i32,
             topic_data: vec![TopicProduceData {
                 name,
                 topic_id,
-                partition_data: vec![PartitionProduceData {
-                    index: target.partition,
-                    records: Some(Records::from(batch)),
-                }],
+                partition_data: batches.into_iter().map(data).collect(),
             }],
             ..Default::default()
         };
