@@ -98,6 +98,8 @@ pub struct Connection {
     received: RefCell<BytesMut>,
     /// What the next buffer holds.
     receive_bytes: Cell<usize>,
+    /// Bytes of the last whole request.
+    last_frame: Cell<usize>,
     /// When the last receive ended, if it was timed.
     received_at: Cell<Option<Ticks>>,
     requests: RequestAccount,
@@ -140,6 +142,7 @@ impl Connection {
             responses: Responses::default(),
             received: RefCell::new(received),
             receive_bytes: Cell::new(limits::RECEIVE_BYTES),
+            last_frame: Cell::new(0),
             received_at: Cell::new(None),
             requests,
             response_memory: Rc::new(shard.response_memory.account()),
@@ -319,6 +322,7 @@ impl Connection {
             loop {
                 let taken = frame::take(&mut self.received.borrow_mut(), max)?;
                 let Some(request) = taken else { break };
+                self.last_frame.set(request.len());
                 self.requests.on_frame();
                 if !self.room().await {
                     return Ok(End::Ours);
@@ -394,7 +398,8 @@ impl Connection {
                 if received.capacity() == 0 {
                     *received = shard.spare_buffer.take();
                 }
-                frame::reserve(&mut received, max, self.receive_bytes.get());
+                let (least, last) = (self.receive_bytes.get(), self.last_frame.get());
+                frame::reserve(&mut received, max, least, last);
                 let room = received.capacity() - received.len();
                 let began = timing::before_receive();
                 if let Some(bytes) = self.socket.try_receive(&mut received)? {

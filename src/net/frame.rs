@@ -33,16 +33,20 @@ pub fn take(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, BadLengt
     Ok(Some(buffer.split_to(length).freeze()))
 }
 
-/// Makes room for more of the frame that `buffer` begins with; a new allocation has at least `least` bytes.
-pub fn reserve(buffer: &mut BytesMut, max: usize, least: usize) {
+/// Makes room for more of the frame that `buffer` begins with, or for one like the `last`: to grow inside a frame costs a
+/// copy of what is there of it. A new allocation has at least `least` bytes.
+pub fn reserve(buffer: &mut BytesMut, max: usize, least: usize, last: usize) {
     let missing = match announced(buffer, max) {
         Ok(Some(length)) => (LENGTH_BYTES + length).saturating_sub(buffer.len()),
+        _ if last >= RECEIVE_BYTES => LENGTH_BYTES + last,
         _ => 0,
     };
     let wanted = missing.min(RESERVE_MAX.max(buffer.len()));
     let spare = buffer.capacity() - buffer.len();
     if spare < wanted.max(SPARE_MIN) {
-        buffer.reserve(wanted.max(least));
+        let like_last = (LENGTH_BYTES + last).next_multiple_of(RECEIVE_BYTES);
+        let usual = least.max(like_last.min(2 * RESERVE_MAX));
+        buffer.reserve(wanted.max(usual.saturating_sub(buffer.len())));
     }
 }
 
@@ -143,8 +147,34 @@ mod tests {
     #[test]
     fn an_announced_length_reserves_little_until_bytes_arrive() {
         let mut buffer = BytesMut::from(&100_000_000_i32.to_be_bytes()[..]);
-        reserve(&mut buffer, 200_000_000, 64 << 10);
+        reserve(&mut buffer, 200_000_000, 64 << 10, 0);
         assert!(buffer.capacity() <= 2 * RESERVE_MAX);
         assert!(buffer.capacity() >= RESERVE_MAX);
+        let mut buffer = BytesMut::new();
+        reserve(&mut buffer, 200_000_000, 64 << 10, 100_000_000);
+        assert!(buffer.capacity() <= 2 * RESERVE_MAX);
+    }
+
+    #[test]
+    fn frames_of_one_size_need_no_second_buffer() {
+        let frame = [&1_000_000_i32.to_be_bytes()[..], &[7; 1_000_000]].concat();
+        let mut buffer = BytesMut::new();
+        let mut last = 0;
+        for _ in 0..3 {
+            let mut rest = &frame[..];
+            while !rest.is_empty() {
+                let before = buffer.len();
+                reserve(&mut buffer, 2_000_000, 64 << 10, last);
+                let start = buffer.as_ptr();
+                let received = (buffer.capacity() - before).min(rest.len()).min(300_000);
+                buffer.extend_from_slice(&rest[..received]);
+                assert_eq!(buffer.as_ptr(), start);
+                rest = &rest[received..];
+                let room = buffer.capacity() - buffer.len();
+                assert!(last == 0 || room >= rest.len(), "it would have to grow");
+            }
+            last = take(&mut buffer, 2_000_000).unwrap().unwrap().len();
+            assert_eq!(last, 1_000_000);
+        }
     }
 }
