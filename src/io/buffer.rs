@@ -10,16 +10,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::copy::copy;
+use super::huge_pages::{self, HUGE_PAGE, HugePage};
 
 /// What direct I/O aligns to: positions, lengths and memory.
 pub const BLOCK: usize = 4096;
 
 /// Allocations of these sizes are kept for reuse: fresh ones cost a page fault for every 4 KiB.
-const POOLED_BYTES: [usize; 2] = [256 << 10, 1 << 20];
-const POOLED_MAX: usize = 16;
+const POOLED_BYTES: [usize; 3] = [256 << 10, 1 << 20, HUGE_PAGE];
+const HUGE_POOL: usize = 2;
+const POOLED_MAX: usize = 8;
 
 thread_local! {
-    static POOLS: [RefCell<Vec<Allocation>>; 2] = const { [RefCell::new(Vec::new()), RefCell::new(Vec::new())] };
+    static POOLS: [RefCell<Vec<Allocation>>; 3] = const { [const { RefCell::new(Vec::new()) }; 3] };
 }
 
 fn pool_of(capacity: usize) -> Option<usize> {
@@ -28,8 +30,13 @@ fn pool_of(capacity: usize) -> Option<usize> {
 
 /// Memory aligned to [`BLOCK`]. The bytes that slices cover are initialised and never change again.
 struct Allocation {
-    memory: NonNull<u8>,
+    memory: Memory,
     capacity: usize,
+}
+
+enum Memory {
+    Heap(NonNull<u8>),
+    HugePage(HugePage),
 }
 
 // SAFETY: the memory is owned, and what is shared of it is never written again (AppendBuffer).
@@ -45,12 +52,22 @@ impl Allocation {
             return pooled;
         }
         let layout = Self::layout(capacity);
-        // SAFETY: capacity is not 0 (asserted by AppendBuffer).
-        let memory = unsafe { alloc(layout) };
-        let Some(memory) = NonNull::new(memory) else {
+        let memory = match capacity {
+            HUGE_PAGE => HugePage::map().map(Memory::HugePage),
+            // SAFETY: capacity is not 0 (asserted by AppendBuffer).
+            _ => NonNull::new(unsafe { alloc(layout) }).map(Memory::Heap),
+        };
+        let Some(memory) = memory else {
             handle_alloc_error(layout)
         };
         Allocation { memory, capacity }
+    }
+
+    fn start(&self) -> *mut u8 {
+        match &self.memory {
+            Memory::Heap(memory) => memory.as_ptr(),
+            Memory::HugePage(page) => page.start(),
+        }
     }
 
     fn layout(capacity: usize) -> Layout {
@@ -60,8 +77,10 @@ impl Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and nobody holds it any more.
-        unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.capacity)) }
+        if let Memory::Heap(memory) = self.memory {
+            // SAFETY: allocated with this layout, and nobody holds it any more.
+            unsafe { dealloc(memory.as_ptr(), Self::layout(self.capacity)) }
+        }
     }
 }
 
@@ -70,11 +89,7 @@ struct Shared(Option<Allocation>);
 
 impl Shared {
     fn start(&self) -> *mut u8 {
-        self.0
-            .as_ref()
-            .expect("present until dropped")
-            .memory
-            .as_ptr()
+        self.0.as_ref().expect("present until dropped").start()
     }
 }
 
@@ -149,6 +164,20 @@ impl AppendBuffer {
             gap,
             shared: Cell::new(0),
         }
+    }
+
+    /// Whether a buffer of [`HUGE_PAGE`] can be had here without waiting for the page. Pages are readied by `huge_pages`.
+    pub fn huge_page_is_ready() -> bool {
+        POOLS.with(|pools| {
+            let mut pool = pools[HUGE_POOL].borrow_mut();
+            if pool.is_empty() {
+                pool.extend(huge_pages::take().map(|page| Allocation {
+                    memory: Memory::HugePage(page),
+                    capacity: HUGE_PAGE,
+                }));
+            }
+            !pool.is_empty()
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -265,6 +294,33 @@ mod tests {
         let sum = std::thread::spawn(move || slice.iter().map(|&byte| usize::from(byte)).sum());
         let sum: usize = sum.join().expect("no panic");
         assert_eq!(sum, 35_000);
+    }
+
+    #[test]
+    fn more_than_the_pool_keeps_is_given_back() {
+        for _ in 0..2 {
+            let mut buffers: Vec<_> = (0..=POOLED_MAX)
+                .map(|_| AppendBuffer::with_capacity(HUGE_PAGE))
+                .collect();
+            for buffer in &mut buffers {
+                assert_eq!(buffer.start() as usize % HUGE_PAGE, 0);
+                let range = buffer.append(&vec![7; HUGE_PAGE]);
+                assert_eq!(buffer.slice(range)[HUGE_PAGE - 1], 7);
+            }
+        }
+        let kept = POOLS.with(|pools| pools[HUGE_POOL].borrow().len());
+        assert_eq!(kept, POOLED_MAX);
+    }
+
+    #[test]
+    fn huge_pages_become_ready_once_one_was_asked_for() {
+        huge_pages::start();
+        let patience = 10_000;
+        assert!((0..patience).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            AppendBuffer::huge_page_is_ready()
+        }));
+        AppendBuffer::with_capacity(HUGE_PAGE).append(&vec![7; HUGE_PAGE]);
     }
 
     #[test]

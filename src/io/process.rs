@@ -80,6 +80,25 @@ pub fn prefer_memory_of(node: u32) -> io::Result<()> {
     }
 }
 
+/// The memory node of the CPU that this thread is on.
+pub fn memory_node() -> u32 {
+    let mut node: libc::c_uint = 0;
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the kernel writes the one number it was given a place for.
+    unsafe { libc::syscall(libc::SYS_getcpu, nothing, &mut node, nothing) };
+    node
+}
+
+/// This thread runs when the CPU has little else to do.
+pub fn be_nice() -> io::Result<()> {
+    const NICEST: libc::c_int = 19;
+    // SAFETY: two numbers; on Linux 0 is the thread that calls.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Memory nodes that a kernel may have.
 const NODES_MAX: usize = 1024;
 

@@ -58,7 +58,7 @@ impl Log {
             let state = &mut *self.state.borrow_mut();
             let segment = state.active().clone();
             let offsets = base_offset..header.next_offset();
-            let took_chunk = state.tail.append(&segment, batch, &head, offsets);
+            let took_chunk = state.tail.append(&segment, batch, &head, offsets, now_ms);
             index_batch(&segment, &header, settings.index_interval_bytes);
             state.epochs_dirty |= state.epochs.assign(epoch, base_offset);
             if state.issued_end == state.end {

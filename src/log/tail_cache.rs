@@ -10,11 +10,15 @@ use bytes::Bytes;
 
 use super::Log;
 use super::segment::Segment;
-use crate::ids::Offset;
-use crate::io::{AppendBuffer, BLOCK};
+use crate::ids::{Offset, TimestampMs};
+use crate::io::{AppendBuffer, BLOCK, HUGE_PAGE};
 
 const CHUNK_BYTES_MIN: usize = 16 << 10;
-const CHUNK_BYTES_MAX: usize = 1 << 20;
+const CHUNK_BYTES_MAX: usize = HUGE_PAGE;
+/// While no huge page is ready, or the last chunk took longer than `HUGE_PAGES_FILL_MS`: getting one costs as much as
+/// many small appends.
+const SMALL_PAGES_BYTES_MAX: usize = 1 << 20;
+const HUGE_PAGES_FILL_MS: TimestampMs = 20;
 
 /// The tail cache memory of one shard. Clones are handles on the same budget.
 #[derive(Clone)]
@@ -104,6 +108,7 @@ pub(super) struct Chunk {
     pub(super) batches: Vec<Placed>,
     /// The offset behind them.
     pub(super) next_offset: Offset,
+    begun_ms: TimestampMs,
 }
 
 #[derive(Clone, Copy)]
@@ -171,13 +176,14 @@ impl Tail {
         batch: &[u8],
         head: &[u8],
         offsets: Range<Offset>,
+        now_ms: TimestampMs,
     ) -> bool {
         let position = segment.size.get();
         let fits = self.chunks.back().is_some_and(|chunk| {
             Rc::ptr_eq(&chunk.segment, segment) && chunk.buffer.room() >= batch.len()
         });
         if !fits {
-            self.add_chunk(segment, position, batch.len(), offsets.start);
+            self.add_chunk(segment, position, batch.len(), offsets.start, now_ms);
         }
         let chunk = self.chunks.back_mut().expect("just made sure");
         assert_eq!(chunk.end(), position, "a chunk ends where its segment does");
@@ -198,12 +204,18 @@ impl Tail {
         position: u32,
         batch_bytes: usize,
         next_offset: Offset,
+        now_ms: TimestampMs,
     ) {
         let shared = position as usize % BLOCK;
         let file_position = position - shared as u32;
         let needed = (shared + batch_bytes).next_multiple_of(BLOCK);
         let largest = (self.budget.0.limit / 16).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
-        let capacity = self.next_capacity.min(largest).max(needed);
+        let mut capacity = self.next_capacity.min(largest).max(needed);
+        let soon_full = |last: &Chunk| now_ms - last.begun_ms <= HUGE_PAGES_FILL_MS;
+        let fills_them = self.chunks.back().is_some_and(soon_full);
+        if capacity == HUGE_PAGE && !(fills_them && AppendBuffer::huge_page_is_ready()) {
+            capacity = SMALL_PAGES_BYTES_MAX.max(needed);
+        }
         self.next_capacity = (capacity * 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
         // The block begins with bytes of earlier batches: of the chunk before, or of the file alone,
         // which is a gap that the writer fills.
@@ -225,6 +237,7 @@ impl Tail {
             buffer,
             batches: Vec::new(),
             next_offset,
+            begun_ms: now_ms,
         });
     }
 
@@ -264,6 +277,11 @@ impl Tail {
         };
         if chunk.segment.written.get() < chunk.end() {
             return Eviction::Unwritten;
+        }
+        if self.chunks.len() == 1 {
+            // The cache has no room for more than what this log writes in the time of a chunk.
+            let written = chunk.buffer.len().next_power_of_two();
+            self.next_capacity = written.clamp(CHUNK_BYTES_MIN, self.next_capacity);
         }
         self.drop_front();
         Eviction::Done

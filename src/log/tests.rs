@@ -190,6 +190,37 @@ fn a_time_is_found_behind_a_batch_whose_late_record_is_deleted() {
     });
 }
 
+/// Logs that wrote much once and little since had a large chunk each, of which they filled a corner.
+#[test]
+fn logs_that_have_become_slow_share_the_cache() {
+    const LIMIT: usize = 2 << 20;
+    let folder = folder();
+    let root = folder.path().to_owned();
+    on_glommio(async move || {
+        let context = context(LIMIT);
+        let mut logs = Vec::new();
+        for index in 0..40 {
+            let dir = root.join(format!("t-{index}"));
+            let log = Log::create(context.clone(), dir, None, LogSettings::default(), 0);
+            logs.push(log.await.unwrap());
+        }
+        let append = async |size| {
+            for log in &logs {
+                log.append(&batch(1, size, 0), LeaderEpoch(0), 0).unwrap();
+                log.flush().await.unwrap();
+            }
+        };
+        for _ in 0..6 {
+            append(100_000).await;
+        }
+        append(100).await;
+        append(100).await;
+        assert!(context.budget.used() <= LIMIT);
+        let is_hot = |log: &&Rc<Log>| !log.state.borrow().tail.is_empty();
+        assert_eq!(logs.iter().filter(is_hot).count(), logs.len());
+    });
+}
+
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/kafka-4.4");
 /// Older than all records in them: no producer has expired.
 const FIXTURES_MS: TimestampMs = 1_700_000_000_000;

@@ -21,7 +21,7 @@ use crate::controller::boot::{self, BootError};
 use crate::ids::ShardId;
 use crate::io::process::{self, FolderLock, StopSignals};
 use crate::io::socket::BoundListener;
-use crate::io::{Disk, clock, entropy, ring, turn, watchdog};
+use crate::io::{Disk, clock, entropy, huge_pages, ring, turn, watchdog};
 use crate::limits;
 use crate::log::checkpoints::{META_PROPERTIES_FILE, MetaProperties};
 use crate::log::directory;
@@ -87,6 +87,7 @@ pub fn run(mut config: BrokerConfig) -> Result<(), StartError> {
     let began = clock::now();
     process::block_stop_signals()?;
     watchdog::start();
+    huge_pages::start();
     let descriptors = process::raise_descriptor_limit()?;
     let _lock = take_folder(&config.data_dir)?;
     let layout = Layout::new(&config, &choose_cpus(&config)?);
