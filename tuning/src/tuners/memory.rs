@@ -67,8 +67,8 @@ pub const TUNERS: &[Tuner] = &[
         name: "transparent-hugepages",
         area: Area::Memory,
         title: "transparent huge pages",
-        needs: "enabled and defrag on madvise, or never",
-        cost: "with always, any process's page fault may wait until the kernel has made 2 MiB of room, and khugepaged takes CPU",
+        needs: "enabled on madvise; defrag on madvise, or never",
+        cost: "with always, any process's page fault may wait until the kernel has made 2 MiB of room, and khugepaged takes CPU; with never, Coati's tail caches are of small pages: one partition takes in about a fifth less",
         source: "Documentation/admin-guide/mm/transhuge.rst",
         check: huge_pages,
     },
@@ -229,7 +229,7 @@ fn swappiness(machine: &Machine) -> Read<Finding> {
     Ok(Finding::by_changes(Verdict::Warning, has, changes))
 }
 
-/// The broker's own heap has opted out (mimalloc's `no_thp`), so this is about the rest of the machine.
+/// The broker asks for them where they pay, in its tail caches; for all else, its heap as well, they cost memory and waits.
 fn huge_pages(machine: &Machine) -> Read<Finding> {
     let mut has = Vec::new();
     let mut changes = Vec::new();
@@ -237,7 +237,7 @@ fn huge_pages(machine: &Machine) -> Read<Finding> {
         let path = format!("/sys/kernel/mm/transparent_hugepage/{name}");
         let choice = machine.root.choice(&path, &HUGE_PAGES)?;
         has.push(format!("{name} {choice}"));
-        if choice == "always" {
+        if choice == "always" || (name, &*choice) == ("enabled", "never") {
             changes.push(Change::new(path, Form::Choice, "madvise"));
         }
     }
