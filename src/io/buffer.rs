@@ -21,6 +21,8 @@ const HUGE_POOL: usize = 2;
 const POOLED_MAX: usize = 8;
 
 thread_local! {
+    /// How many huge pages the pool keeps.
+    static KEPT: Cell<usize> = const { Cell::new(POOLED_MAX) };
     static POOLS: [RefCell<Vec<Allocation>>; 3] = const { [const { RefCell::new(Vec::new()) }; 3] };
 }
 
@@ -99,8 +101,12 @@ impl Drop for Shared {
         if let Some(pool) = pool_of(allocation.capacity) {
             // The pool may be gone while its thread ends: then the memory is simply freed.
             let _ = POOLS.try_with(|pools| {
+                let most = match pool {
+                    HUGE_POOL => KEPT.get(),
+                    _ => POOLED_MAX,
+                };
                 let mut pool = pools[pool].borrow_mut();
-                if pool.len() < POOLED_MAX {
+                if pool.len() < most {
                     pool.push(allocation);
                 }
             });
@@ -178,6 +184,15 @@ impl AppendBuffer {
             }
             !pool.is_empty()
         })
+    }
+
+    /// From now on this thread keeps as many bytes of huge pages that nobody uses, and a few at least: to have them back
+    /// from the system is dear.
+    pub fn keep_huge_pages(bytes: usize) {
+        let most = (bytes / HUGE_PAGE).max(POOLED_MAX);
+        if KEPT.replace(most) > most {
+            POOLS.with(|pools| pools[HUGE_POOL].borrow_mut().truncate(most));
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -308,8 +323,14 @@ mod tests {
                 assert_eq!(buffer.slice(range)[HUGE_PAGE - 1], 7);
             }
         }
-        let kept = POOLS.with(|pools| pools[HUGE_POOL].borrow().len());
-        assert_eq!(kept, POOLED_MAX);
+        let kept = || POOLS.with(|pools| pools[HUGE_POOL].borrow().len());
+        assert_eq!(kept(), POOLED_MAX);
+        AppendBuffer::keep_huge_pages((POOLED_MAX + 2) * HUGE_PAGE);
+        let more = [0; POOLED_MAX + 3].map(|_| AppendBuffer::with_capacity(HUGE_PAGE));
+        drop(more);
+        assert_eq!(kept(), POOLED_MAX + 2);
+        AppendBuffer::keep_huge_pages(0);
+        assert_eq!(kept(), POOLED_MAX);
     }
 
     #[test]

@@ -55,11 +55,17 @@ impl TailBudget {
     }
 
     fn take(&self, bytes: usize) {
-        self.0.used.set(self.0.used.get() + bytes);
+        self.set_used(self.used() + bytes);
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.used.set(self.0.used.get() - bytes);
+        self.set_used(self.used() - bytes);
+    }
+
+    /// What has grown is kept for the next records, also when it is in use no more.
+    fn set_used(&self, bytes: usize) {
+        self.0.used.set(bytes);
+        AppendBuffer::keep_huge_pages(self.limit().saturating_sub(bytes));
     }
 
     /// Notes that `log` has one chunk more, then evicts.
