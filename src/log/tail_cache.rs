@@ -215,7 +215,8 @@ impl Tail {
         let shared = position as usize % BLOCK;
         let file_position = position - shared as u32;
         let needed = (shared + batch_bytes).next_multiple_of(BLOCK);
-        let largest = (self.budget.0.limit / 16).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        let share = (self.budget.0.limit / 16).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        let largest = 1 << share.ilog2();
         let mut capacity = self.next_capacity.min(largest).max(needed);
         let soon_full = |last: &Chunk| now_ms - last.begun_ms <= HUGE_PAGES_FILL_MS;
         let fills_them = self.chunks.back().is_some_and(soon_full);

@@ -190,6 +190,26 @@ fn a_time_is_found_behind_a_batch_whose_late_record_is_deleted() {
     });
 }
 
+/// A share of the cache that is no multiple of a block once ended the broker when a log had grown to it.
+#[test]
+fn a_cache_of_any_size_has_chunks_of_whole_blocks() {
+    let folder = folder();
+    let root = folder.path().to_owned();
+    on_glommio(async move || {
+        for limit in [1_000_001, 15_000_000, (256 << 20) / 12] {
+            let dir = root.join(limit.to_string());
+            let log = Log::create(context(limit), dir, None, LogSettings::default(), 0);
+            let log = log.await.unwrap();
+            for _ in 0..50 {
+                log.append(&batch(1, 100_000, 0), LeaderEpoch(0), 0)
+                    .unwrap();
+            }
+            log.flush().await.unwrap();
+            assert_eq!(read_all(&log, Offset(0)).await, Offset(50));
+        }
+    });
+}
+
 /// Logs that wrote much once and little since had a large chunk each, of which they filled a corner.
 #[test]
 fn logs_that_have_become_slow_share_the_cache() {
