@@ -415,7 +415,7 @@ fn take_over(shard: &Rc<Shard>, partition: Rc<Partition>, machine: Coordinator) 
     let coordinators = &shard.coordinators;
     let index = partition.index;
     let mut machine = machine;
-    machine.on_image(shard.image(), None);
+    machine.on_image(Arc::clone(&shard.image()), None);
     let driver = Rc::new(Driver {
         partition,
         codec: shard.broker.config.offsets_topic_codec,
