@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::{Either, join_all, select, select_all};
 
 use crate::handler::fetch_session::{Opened, Wanted};
@@ -88,7 +89,7 @@ pub async fn serve(
         let timed = header.timing.is_on();
         let (answers, spent) = read_where_it_is_near(shard, reads, patience, timed).await;
         let stages = [Stage::Fetch, Stage::Wait];
-        header.timing.pass_spent(stages, [spent].into_iter());
+        header.timing.pass_spent(stages, spent);
         answers
     } else {
         read_all(shard, &reads).await
@@ -319,6 +320,7 @@ async fn wait_for_bytes(
                     }
                     waiter.satisfied().await;
                 })
+                .boxed_local()
         })
         .collect();
     select_all(waits).await;

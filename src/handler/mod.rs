@@ -3,6 +3,7 @@
 
 pub mod alter_configs;
 pub mod api_versions;
+mod append;
 pub mod consumer_group_describe;
 pub mod consumer_group_heartbeat;
 pub mod create_partitions;

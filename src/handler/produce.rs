@@ -3,45 +3,33 @@
 //! [`begin`] validates the batches and hands them to their cores before it returns, so that a connection's
 //! requests are ordered as they were read; the future it returns waits for the acknowledgements.
 
-use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{self, Either, join_all};
+use smallvec::{SmallVec, smallvec};
 
-use crate::handler::{Context, Header, Malformed, Response, errors, leader_hints};
-use crate::ids::{Offset, PartitionIndex, ShardId};
+use crate::handler::append::{Append, Appends, Place, Rejection, append_all};
+use crate::handler::{Context, Header, Malformed, Response, leader_hints};
+use crate::ids::{PartitionIndex, ShardId};
 use crate::io::clock;
 use crate::io::timer;
-use crate::log::LogError;
 use crate::net::responses::Frame;
-use crate::partition::validate::{self, CompressedRecords, RecordError, validate};
-use crate::partition::{Acks, PartitionError};
+use crate::partition::Acks;
+use crate::partition::validate::{CompressedRecords, validate};
+use crate::protocol::ErrorCode;
 use crate::protocol::batch::{Batch, BatchHeader};
 use crate::protocol::messages::ProduceRequest;
 use crate::protocol::messages::produce_response::{
-    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+    PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
-use crate::protocol::{ErrorCode, Str, Uuid};
-use crate::shard::Shard;
 use crate::stages::Stage;
 use crate::stages::timing::{Spent, Stopwatch};
 
-/// Where a partition's answer belongs: position of its topic and of itself in the request.
-type Place = (usize, usize);
-
 /// The client id of Kafka's own administration: it alone may write to topics that are the brokers' own.
 const ADMIN_CLIENT: &str = "__admin_client";
-
-/// What crosses to the core of some partitions.
-struct Append {
-    place: Place,
-    topic_id: Uuid,
-    index: PartitionIndex,
-    /// What to append; of a refused batch, the answer that wants only the log's start offset.
-    batch: Result<Batch, Rejection>,
-}
 
 /// Orders the request's batches, and answers when they are acknowledged.
 pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest) -> Response {
@@ -57,7 +45,7 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
     let shard = &context.shard;
     let now = clock::wall_ms();
     let mut response = outline(&request);
-    let mut appends: BTreeMap<ShardId, Vec<Append>> = BTreeMap::new();
+    let mut appends: SmallVec<[(ShardId, Appends); 1]> = SmallVec::new();
     let image = shard.image();
     let is_admin = header.client_id() == ADMIN_CLIENT;
     for (topic_place, topic) in request.topic_data.into_iter().enumerate() {
@@ -88,30 +76,37 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
                     Ok(valid) => {
                         let batch = Batch::parse(&valid.batch);
                         let batch = batch.expect("a valid batch has a valid header");
-                        Ok((topic.id, Ok(batch)))
+                        Ok(Append::new(place, topic.id, index, batch))
                     }
-                    Err(refused) if refused.tells_log_start => Ok((topic.id, Err(refused.into()))),
+                    Err(refused) if refused.tells_log_start => {
+                        Ok(Append::refused(place, topic.id, index, refused.into()))
+                    }
                     Err(refused) => Err(refused.into()),
                 }
             });
+            let answer = slot(&mut response, place);
             match checked {
-                Ok((topic_id, batch)) => appends
-                    .entry(shard.broker.shard_of(topic_id, index))
-                    .or_default()
-                    .push(Append {
-                        place,
-                        topic_id,
-                        index,
-                        batch,
-                    }),
-                Err(rejection) => rejection.write(slot(&mut response, place)),
+                Ok(append) => {
+                    // Unless it comes back in time.
+                    answer.error_code = ErrorCode::RequestTimedOut.code();
+                    let target = shard.broker.shard_of(append.topic_id(), index);
+                    match appends.iter_mut().find(|(core, _)| *core == target) {
+                        Some((_, appends)) => appends.push(append),
+                        None => appends.push((target, smallvec![append])),
+                    }
+                }
+                Err(rejection) => rejection.write(answer),
             }
         }
     }
-    context.home.on_records(appends.keys().copied());
+    context
+        .home
+        .on_records(appends.iter().map(|(core, _)| *core));
     header.timing.pass(Stage::Decode);
     let (origin, timed) = (shard.id, header.timing.is_on());
-    let ordered: Vec<_> = appends
+    // What is done here is looked at first, so that its time is its own.
+    appends.sort_unstable_by_key(|(target, _)| *target == origin);
+    let ordered: SmallVec<[_; 1]> = appends
         .into_iter()
         .map(|(target, appends)| {
             shard.mesh.call(shard, target, move |shard| {
@@ -124,119 +119,59 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
     finish(context.clone(), header, response, ordered, acks, timeout).boxed_local()
 }
 
-/// What one core answers, and what it spent on appending and acknowledging.
-type Appended = (Vec<(Place, PartitionProduceResponse)>, Spent);
-
-/// Appends at once; the future waits for the acknowledgements of all together.
-fn append_all(
-    shard: Rc<Shard>,
-    appends: Vec<Append>,
-    acks: Acks,
-    mut stopwatch: Stopwatch,
-) -> impl Future<Output = Appended> {
-    let now = clock::wall_ms();
-    let mut waiting = Vec::with_capacity(appends.len());
-    for append in appends {
-        let index = append.index.0;
-        let produced = match shard.partition(append.topic_id, append.index) {
-            Err(error) => Err(error.into()),
-            Ok(partition) => append
-                .batch
-                .and_then(|batch| Ok(partition.produce(&batch, acks, now)?))
-                .map_err(|refused| refused.with_log_start(partition.log().start_offset())),
-        };
-        waiting.push((append.place, index, produced));
-    }
-    stopwatch.pass(0);
-    async move {
-        let mut answers = Vec::with_capacity(waiting.len());
-        for (place, index, produced) in waiting {
-            let mut answer = PartitionProduceResponse {
-                index,
-                base_offset: -1,
-                ..Default::default()
-            };
-            match produced {
-                Ok(produced) => {
-                    answer.base_offset = produced.base_offset.0;
-                    answer.log_append_time_ms = produced.log_append_time_ms;
-                    answer.log_start_offset = produced.log_start_offset.0;
-                    let outcome = match produced.acknowledged {
-                        Some(acknowledged) => acknowledged.await.unwrap_or(Err(LogError::Closed)),
-                        None => Ok(()),
-                    };
-                    if let Err(error) = outcome {
-                        Rejection::from(PartitionError::from(error)).write(&mut answer);
-                    }
-                }
-                Err(rejection) => rejection.write(&mut answer),
-            }
-            if answer.error_code != ErrorCode::None.code() {
-                shard.traffic.on_failed_produce();
-            }
-            answers.push((place, answer));
-        }
-        stopwatch.pass(1);
-        (answers, stopwatch.spent())
-    }
-}
-
-async fn finish(
+/// Waits for the acknowledgements and answers. `ordered` is looked at from its last. Not an `async fn`, which would
+/// keep all it is given twice, and there is one for each request in progress.
+fn finish(
     context: Rc<Context>,
     mut header: Header,
     mut response: ProduceResponse,
-    ordered: Vec<impl Future<Output = Appended> + 'static>,
+    mut ordered: SmallVec<[impl Future<Output = (Appends, Spent)> + Unpin + 'static; 1]>,
     acks: Acks,
     timeout: Duration,
-) -> Result<Option<Frame>, Malformed> {
-    let appended = join_all(ordered);
-    let answers = if acks == Acks::All {
-        let timer = std::pin::pin!(timer::sleep(timeout));
-        match future::select(appended, timer).await {
-            Either::Left((answers, _)) => Some(answers),
-            Either::Right(_) => None,
-        }
-    } else {
-        Some(appended.await)
-    };
-    match answers {
-        Some(answers) => {
-            let spent = answers.iter().map(|(_, spent)| *spent);
-            let stages = [Stage::Append, Stage::Commit];
-            header.timing.pass_spent(stages, spent);
-            for (place, answer) in answers.into_iter().flat_map(|(answers, _)| answers) {
-                *slot(&mut response, place) = answer;
-            }
-        }
-        None => {
-            header.timing.pass(Stage::Commit);
-            for topic in &mut response.responses {
-                for partition in &mut topic.partition_responses {
-                    if partition.error_code == ErrorCode::None.code() {
-                        partition.error_code = ErrorCode::RequestTimedOut.code();
-                        partition.base_offset = -1;
-                    }
+) -> impl Future<Output = Result<Option<Frame>, Malformed>> {
+    let mut timer = (acks == Acks::All).then(|| timer::sleep(timeout));
+    let mut slowest = Spent::default();
+    async move {
+        let in_time = poll_fn(|task| {
+            while let Some(call) = ordered.last_mut() {
+                let Poll::Ready((appends, spent)) = call.poll_unpin(task) else {
+                    let late = timer.as_mut().map(|timer| timer.poll_unpin(task));
+                    return late.map_or(Poll::Pending, |late| late.map(|()| false));
+                };
+                ordered.pop();
+                slowest = slowest.slower(spent);
+                for append in appends {
+                    let answer = slot(&mut response, append.place());
+                    append.write(answer);
                 }
             }
+            Poll::Ready(true)
+        })
+        .await;
+        if in_time {
+            let stages = [Stage::Append, Stage::Commit];
+            header.timing.pass_spent(stages, slowest);
+        } else {
+            header.timing.pass(Stage::Commit);
         }
-    }
-    let failed = response
-        .responses
-        .iter()
-        .flat_map(|topic| &topic.partition_responses)
-        .find(|partition| partition.error_code != ErrorCode::None.code())
-        .map(|partition| ErrorCode::from_code(partition.error_code));
-    match (failed, acks) {
-        (None, Acks::None) => {
-            header.timing.finish();
-            Ok(None)
-        }
-        (Some(error), Acks::None) => Err(Malformed::Unacknowledged(error.name())),
-        (None, _) => header.respond(&response).map(Some),
-        (Some(_), _) => {
-            let (image, version) = (context.shard.image(), header.version());
-            leader_hints::add_to_produce(&image, &context.listener, version, &mut response);
-            header.respond(&response).map(Some)
+        let failed = response
+            .responses
+            .iter()
+            .flat_map(|topic| &topic.partition_responses)
+            .find(|partition| partition.error_code != ErrorCode::None.code())
+            .map(|partition| ErrorCode::from_code(partition.error_code));
+        match (failed, acks) {
+            (None, Acks::None) => {
+                header.timing.finish();
+                Ok(None)
+            }
+            (Some(error), Acks::None) => Err(Malformed::Unacknowledged(error.name())),
+            (None, _) => header.respond(&response).map(Some),
+            (Some(_), _) => {
+                let (image, version) = (context.shard.image(), header.version());
+                leader_hints::add_to_produce(&image, &context.listener, version, &mut response);
+                header.respond(&response).map(Some)
+            }
         }
     }
 }
@@ -295,80 +230,12 @@ fn refuse_all(mut header: Header, request: ProduceRequest, error: ErrorCode) -> 
     async move { header.respond(&response).map(Some) }.boxed_local()
 }
 
-/// Why a partition's records were not stored.
-struct Rejection {
-    error: ErrorCode,
-    message: Option<String>,
-    records: Vec<RecordError>,
-    /// Kafka tells where the log starts along with what it found in the batch itself.
-    tells_log_start: bool,
-    log_start: Offset,
-}
-
-impl From<ErrorCode> for Rejection {
-    fn from(error: ErrorCode) -> Rejection {
-        Rejection {
-            error,
-            message: None,
-            records: Vec::new(),
-            tells_log_start: false,
-            log_start: Offset(-1),
-        }
-    }
-}
-
-impl From<PartitionError> for Rejection {
-    fn from(error: PartitionError) -> Rejection {
-        let of_producer = matches!(error, PartitionError::Producer(_));
-        Rejection {
-            message: (!of_producer).then(|| error.to_string()),
-            tells_log_start: of_producer,
-            ..errors::of_partition(&error).into()
-        }
-    }
-}
-
-impl From<validate::Rejection> for Rejection {
-    fn from(rejection: validate::Rejection) -> Rejection {
-        Rejection {
-            message: rejection.message,
-            records: rejection.record_errors,
-            tells_log_start: rejection.tells_log_start,
-            ..rejection.error.into()
-        }
-    }
-}
-
-impl Rejection {
-    fn with_log_start(mut self, start: Offset) -> Rejection {
-        if self.tells_log_start {
-            self.log_start = start;
-        }
-        self
-    }
-
-    fn write(self, answer: &mut PartitionProduceResponse) {
-        answer.error_code = self.error.code();
-        answer.base_offset = -1;
-        answer.log_start_offset = self.log_start.0;
-        answer.error_message = self.message.map(Str::from);
-        answer.record_errors = self
-            .records
-            .into_iter()
-            .map(|record| BatchIndexAndErrorMessage {
-                batch_index: record.batch_index,
-                batch_index_error_message: Some(Str::from(record.message)),
-            })
-            .collect();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Records;
     use crate::protocol::batch::BatchBuilder;
     use crate::protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+    use crate::protocol::{Records, Str};
 
     fn refused(transactional_id: Option<&'static str>, transactional: bool) -> Option<ErrorCode> {
         let plain = BatchBuilder::new().build();

@@ -13,6 +13,7 @@ pub mod entropy;
 pub mod file;
 mod file_range;
 pub mod huge_pages;
+pub mod prefetch;
 pub mod probe;
 pub mod process;
 pub mod ring;

@@ -8,37 +8,93 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::marker::PhantomData;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
-use futures::channel::oneshot;
-use futures::future::{AbortHandle, LocalBoxFuture, abortable};
+use futures::future::{AbortHandle, Either, LocalBoxFuture, abortable};
 use futures::task::AtomicWaker;
+use slab::Slab;
 
 use crate::ids::ShardId;
+use crate::io::prefetch::prefetch;
 use crate::io::turn::{self, Doorbell};
 use crate::shard::Shard;
 use crate::stages::tasks::{self, Task};
 
-type Value = Box<dyn Any + Send>;
-type Job = Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, Value> + Send>;
 type Batch = Vec<Message>;
 
 enum Message {
     Call {
-        id: u64,
-        job: Job,
+        call: CallId,
+        errand: Box<dyn Errand>,
+        /// Its caller may cancel it.
+        is_held: bool,
     },
     /// The caller is not interested any more.
-    Cancel {
-        id: u64,
-    },
+    Cancel { call: CallId },
+    /// Every call comes back once, one that was cancelled without its answer.
     Answer {
-        id: u64,
-        value: Value,
+        call: CallId,
+        errand: Option<Box<dyn Errand>>,
     },
+}
+
+impl Message {
+    fn prefetch(&self) {
+        match self {
+            Message::Call { errand, .. } => prefetch(&**errand),
+            Message::Answer { errand, .. } => errand.iter().for_each(|errand| prefetch(&**errand)),
+            Message::Cancel { .. } => {}
+        }
+    }
+}
+
+/// Names a call between two cores until it has come back.
+type CallId = usize;
+
+/// A call, which goes there and comes back in the same memory: what one core takes and another one frees costs both.
+trait Errand: Send {
+    /// Begins the work, on the other core; resolves to itself with the answer.
+    fn begin(self: Box<Self>, shard: Rc<Shard>) -> LocalBoxFuture<'static, Box<dyn Errand>>;
+
+    /// Where the caller finds the answer: an `Option` of it.
+    fn answer(&mut self) -> &mut dyn Any;
+}
+
+enum Parcel<W, T> {
+    Work(W),
+    /// As the caller finds it; `None` while it is worked on and once it is taken.
+    Answer(Option<T>),
+}
+
+impl<W, F, T> Errand for Parcel<W, T>
+where
+    W: FnOnce(Rc<Shard>) -> F + Send + 'static,
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    fn begin(mut self: Box<Self>, shard: Rc<Shard>) -> LocalBoxFuture<'static, Box<dyn Errand>> {
+        let Parcel::Work(work) = std::mem::replace(&mut *self, Parcel::Answer(None)) else {
+            unreachable!("a call is begun once");
+        };
+        let work = work(shard);
+        async move {
+            *self = Parcel::Answer(Some(work.await));
+            self as Box<dyn Errand>
+        }
+        .boxed_local()
+    }
+
+    fn answer(&mut self) -> &mut dyn Any {
+        match self {
+            Parcel::Answer(answer) => answer,
+            Parcel::Work(_) => unreachable!("what has come back was begun"),
+        }
+    }
 }
 
 /// One core's ends of the channels to all others, made before the cores start.
@@ -91,22 +147,35 @@ pub struct Mesh {
     own: ShardId,
     /// By shard; none for oneself.
     outboxes: Vec<Option<Outbox>>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<Value>>>,
-    next_call: Cell<u64>,
+    /// Calls that have not come back.
+    calls: RefCell<Slab<Call>>,
     /// Work for others that may be cancelled, by caller and call.
-    running: RefCell<HashMap<(ShardId, u64), AbortHandle>>,
+    running: RefCell<HashMap<(ShardId, CallId), AbortHandle>>,
+}
+
+/// What the caller knows of a call.
+enum Call {
+    Made(Option<Waker>),
+    Answered(Box<dyn Errand>),
+    /// Nobody waits for it.
+    Abandoned,
 }
 
 /// What this turn has for one peer. The first message wakes the task that sends all of them.
 #[derive(Default)]
 struct Outbox {
     batch: RefCell<Batch>,
+    /// How many messages the batch before had.
+    last: Cell<usize>,
     sender: AtomicWaker,
 }
 
 impl Outbox {
     fn push(&self, message: Message) {
         let mut batch = self.batch.borrow_mut();
+        if batch.capacity() == 0 {
+            batch.reserve(self.last.get());
+        }
         batch.push(message);
         if batch.len() == 1 {
             self.sender.wake();
@@ -119,10 +188,10 @@ impl Outbox {
             self.sender.register(context.waker());
             let batch = self.batch.take();
             if batch.is_empty() {
-                Poll::Pending
-            } else {
-                Poll::Ready(batch)
+                return Poll::Pending;
             }
+            self.last.set(batch.len());
+            Poll::Ready(batch)
         })
         .await
     }
@@ -136,8 +205,7 @@ impl Mesh {
             outboxes: outboxes
                 .map(|peer| peer.as_ref().map(|_| Outbox::default()))
                 .collect(),
-            waiting: RefCell::default(),
-            next_call: Cell::new(0),
+            calls: RefCell::default(),
             running: RefCell::default(),
         }
     }
@@ -164,17 +232,13 @@ impl Mesh {
         shard: &Rc<Shard>,
         target: ShardId,
         work: W,
-    ) -> LocalBoxFuture<'static, T>
+    ) -> impl Future<Output = T> + use<W, F, T>
     where
         W: FnOnce(Rc<Shard>) -> F + Send + 'static,
         F: Future<Output = T> + 'static,
         T: Send + 'static,
     {
-        if target == self.own {
-            return work(shard.clone()).boxed_local();
-        }
-        let (_, answer) = self.send(target, work);
-        answer.map(unpacked).boxed_local()
+        self.send(shard, target, work, false)
     }
 
     /// As [`Mesh::call`], but the work ends when the future is dropped.
@@ -183,45 +247,44 @@ impl Mesh {
         shard: &Rc<Shard>,
         target: ShardId,
         work: W,
-    ) -> LocalBoxFuture<'static, T>
+    ) -> impl Future<Output = T> + use<W, F, T>
+    where
+        W: FnOnce(Rc<Shard>) -> F + Send + 'static,
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        self.send(shard, target, work, true)
+    }
+
+    fn send<W, F, T>(
+        &self,
+        shard: &Rc<Shard>,
+        target: ShardId,
+        work: W,
+        is_held: bool,
+    ) -> Either<F, Called<T>>
     where
         W: FnOnce(Rc<Shard>) -> F + Send + 'static,
         F: Future<Output = T> + 'static,
         T: Send + 'static,
     {
         if target == self.own {
-            return work(shard.clone()).boxed_local();
+            return Either::Left(work(shard.clone()));
         }
-        let (id, answer) = self.send(target, work);
-        let held = Held {
+        let call = self.calls.borrow_mut().insert(Call::Made(None));
+        let errand = Box::new(Parcel::Work(work));
+        self.outbox(target).push(Message::Call {
+            call,
+            errand,
+            is_held,
+        });
+        Either::Right(Called {
             shard: shard.clone(),
             target,
-            id,
-        };
-        async move {
-            let value = answer.await;
-            drop(held);
-            unpacked(value)
-        }
-        .boxed_local()
-    }
-
-    fn send<W, F, T>(&self, target: ShardId, work: W) -> (u64, oneshot::Receiver<Value>)
-    where
-        W: FnOnce(Rc<Shard>) -> F + Send + 'static,
-        F: Future<Output = T> + 'static,
-        T: Send + 'static,
-    {
-        let id = self.next_call.replace(self.next_call.get() + 1);
-        let (sender, receiver) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id, sender);
-        let job: Job = Box::new(move |shard| {
-            work(shard)
-                .map(|value| Box::new(value) as Value)
-                .boxed_local()
-        });
-        self.outbox(target).push(Message::Call { id, job });
-        (id, receiver)
+            call: Some(call),
+            is_held,
+            answer: PhantomData,
+        })
     }
 
     fn outbox(&self, peer: ShardId) -> &Outbox {
@@ -230,56 +293,106 @@ impl Mesh {
             .expect("every other shard has an outbox")
     }
 
-    fn answered(&self, id: u64, value: Value) {
-        // Whoever cancelled the call has given up its place.
-        if let Some(waiting) = self.waiting.borrow_mut().remove(&id) {
-            let _not_interested = waiting.send(value);
+    /// Begins work for `peer`. Calls that are over at once need no task of their own.
+    fn begin(
+        &self,
+        shard: &Rc<Shard>,
+        peer: ShardId,
+        call: CallId,
+        errand: Box<dyn Errand>,
+        is_held: bool,
+    ) {
+        let mut work = errand.begin(shard.clone());
+        if let Some(errand) = (&mut work).now_or_never() {
+            return self.answer(peer, call, Some(errand));
+        }
+        let shard = shard.clone();
+        if is_held {
+            let (work, handle) = abortable(work);
+            self.running.borrow_mut().insert((peer, call), handle);
+            glommio::spawn_local(async move {
+                let errand = tasks::watched(Task::MESH_CALL, work).await;
+                shard.mesh.running.borrow_mut().remove(&(peer, call));
+                shard.mesh.answer(peer, call, errand.ok());
+            })
+            .detach();
+        } else {
+            glommio::spawn_local(async move {
+                let errand = tasks::watched(Task::MESH_CALL, work).await;
+                shard.mesh.answer(peer, call, Some(errand));
+            })
+            .detach();
         }
     }
 
-    /// Begins work for `peer`. Most calls are over at once: they need no task of their own.
-    fn begin(&self, shard: &Rc<Shard>, peer: ShardId, id: u64, job: Job) {
-        let mut work = job(shard.clone());
-        if let Some(value) = (&mut work).now_or_never() {
-            self.outbox(peer).push(Message::Answer { id, value });
+    fn answer(&self, peer: ShardId, call: CallId, errand: Option<Box<dyn Errand>>) {
+        self.outbox(peer).push(Message::Answer { call, errand });
+    }
+
+    fn on_answer(&self, call: CallId, errand: Option<Box<dyn Errand>>) {
+        let mut calls = self.calls.borrow_mut();
+        let Call::Made(waker) = &mut calls[call] else {
+            let _caller_left = calls.remove(call);
             return;
-        }
-        let (work, handle) = abortable(work);
-        self.running.borrow_mut().insert((peer, id), handle);
-        let shard = shard.clone();
-        glommio::spawn_local(async move {
-            let value = tasks::watched(Task::MESH_CALL, work).await;
-            shard.mesh.running.borrow_mut().remove(&(peer, id));
-            if let Ok(value) = value {
-                shard.mesh.outbox(peer).push(Message::Answer { id, value });
-            }
-        })
-        .detach();
+        };
+        let waker = waker.take();
+        let errand = errand.expect("what nobody cancelled has its answer");
+        calls[call] = Call::Answered(errand);
+        drop(calls);
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 
-/// Cancels its call when it is dropped before the answer.
-struct Held {
+/// The answer of a call that was made to another core.
+struct Called<T> {
     shard: Rc<Shard>,
     target: ShardId,
-    id: u64,
+    /// `None`: it has been answered.
+    call: Option<CallId>,
+    is_held: bool,
+    answer: PhantomData<fn() -> T>,
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mesh = &self.shard.mesh;
-        if mesh.waiting.borrow_mut().remove(&self.id).is_some() {
-            mesh.outbox(self.target)
-                .push(Message::Cancel { id: self.id });
+impl<T: 'static> Future for Called<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let call = self.call.expect("it is not polled after its answer");
+        let mut calls = self.shard.mesh.calls.borrow_mut();
+        if let Call::Made(waker) = &mut calls[call] {
+            waker
+                .get_or_insert_with(|| context.waker().clone())
+                .clone_from(context.waker());
+            return Poll::Pending;
         }
+        let Call::Answered(mut errand) = calls.remove(call) else {
+            unreachable!("the caller is here");
+        };
+        drop(calls);
+        self.call = None;
+        let answer = errand.answer().downcast_mut::<Option<T>>();
+        let answer = answer.expect("a call is answered with its own type");
+        Poll::Ready(answer.take().expect("a call comes back with its answer"))
     }
 }
 
-fn unpacked<T: 'static>(value: Result<Value, oneshot::Canceled>) -> T {
-    let value = value.expect("a call is answered while both shards live");
-    *value
-        .downcast()
-        .expect("a call is answered with its own type")
+impl<T> Drop for Called<T> {
+    fn drop(&mut self) {
+        let Some(call) = self.call else { return };
+        let mesh = &self.shard.mesh;
+        let mut calls = mesh.calls.borrow_mut();
+        let answered = match &mut calls[call] {
+            Call::Answered(_) => Some(calls.remove(call)),
+            made => {
+                *made = Call::Abandoned;
+                None
+            }
+        };
+        drop(calls);
+        if answered.is_none() && self.is_held {
+            mesh.outbox(self.target).push(Message::Cancel { call });
+        }
+    }
 }
 
 async fn send(shard: Rc<Shard>, peer: ShardId, sender: mpsc::Sender<Batch>, doorbell: Doorbell) {
@@ -309,16 +422,28 @@ async fn receive(
     }
 }
 
+/// So many messages ahead their errands are asked for.
+const AHEAD: usize = 4;
+
 fn take(shard: &Rc<Shard>, peer: ShardId, batch: Batch) {
-    for message in batch {
+    let mesh = &shard.mesh;
+    batch.iter().take(AHEAD).for_each(Message::prefetch);
+    let mut batch = batch.into_iter();
+    while let Some(message) = batch.next() {
+        if let Some(ahead) = batch.as_slice().get(AHEAD - 1) {
+            ahead.prefetch();
+        }
         match message {
-            Message::Call { id, job } => shard.mesh.begin(shard, peer, id, job),
-            Message::Cancel { id } => {
-                if let Some(work) = shard.mesh.running.borrow_mut().remove(&(peer, id)) {
-                    work.abort();
-                }
+            Message::Call {
+                call,
+                errand,
+                is_held,
+            } => mesh.begin(shard, peer, call, errand, is_held),
+            Message::Cancel { call } => {
+                let work = mesh.running.borrow_mut().remove(&(peer, call));
+                work.iter().for_each(AbortHandle::abort);
             }
-            Message::Answer { id, value } => shard.mesh.answered(id, value),
+            Message::Answer { call, errand } => mesh.on_answer(call, errand),
         }
     }
 }
@@ -327,6 +452,7 @@ fn take(shard: &Rc<Shard>, peer: ShardId, batch: Batch) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use futures::channel::oneshot;
     use futures::future::join_all;
 
     use super::*;
@@ -415,7 +541,7 @@ mod tests {
             let answers = join_all(calls).await;
             assert!(answers.into_iter().eq(0..3000));
             assert!(begun.lock().unwrap().is_sorted());
-            assert!(shard.mesh.waiting.borrow().is_empty());
+            assert!(shard.mesh.calls.borrow().is_empty());
         });
     }
 
@@ -432,7 +558,7 @@ mod tests {
             settle(&shard).await;
             drop(call);
             dropped.await.unwrap();
-            assert!(shard.mesh.waiting.borrow().is_empty());
+            assert!(shard.mesh.calls.borrow().is_empty());
             let left = shard.mesh.call(&shard, OTHER, |shard| async move {
                 shard.mesh.running.borrow().len()
             });
@@ -450,7 +576,7 @@ mod tests {
             }));
             done.await.unwrap();
             settle(&shard).await;
-            assert!(shard.mesh.waiting.borrow().is_empty());
+            assert!(shard.mesh.calls.borrow().is_empty());
         });
     }
 
@@ -463,7 +589,7 @@ mod tests {
                 drop(call);
             }
             settle(&shard).await;
-            assert!(shard.mesh.waiting.borrow().is_empty());
+            assert!(shard.mesh.calls.borrow().is_empty());
         });
     }
 }
