@@ -18,8 +18,8 @@ use crate::controller::{
 };
 use crate::ids::{LeaderEpoch, TimestampMs};
 use crate::io::{clock, entropy};
-use crate::log::{Log, LogError, LogEvent};
-use crate::partition::waiting::{Acknowledgement, DelayedProduces};
+use crate::log::{Log, LogEvent};
+use crate::partition::waiting::{DelayedProduces, ProduceWaiter};
 use crate::stages::tasks::{self, Task};
 
 /// Hands an image, and what is new in it, to every core; resolves when all of them have it.
@@ -30,7 +30,7 @@ pub type Publish =
 pub struct ControllerDriver {
     machine: RefCell<Controller>,
     log: Rc<Log>,
-    durable: Rc<RefCell<DelayedProduces<LogError>>>,
+    durable: Rc<RefCell<DelayedProduces>>,
     stored: mpsc::UnboundedSender<Work>,
     /// Batches that are stored and not applied yet.
     pending: Rc<Cell<usize>>,
@@ -48,7 +48,7 @@ struct Stored {
     batch: MetadataBatch,
     bytes: usize,
     timestamp: TimestampMs,
-    durable: Acknowledgement<LogError>,
+    durable: Rc<ProduceWaiter>,
     applied: oneshot::Sender<()>,
 }
 
@@ -61,7 +61,7 @@ impl ControllerDriver {
         log: Rc<Log>,
         checkpoints: Checkpoints,
     ) -> Rc<ControllerDriver> {
-        let durable: Rc<RefCell<DelayedProduces<LogError>>> = Rc::default();
+        let durable: Rc<RefCell<DelayedProduces>> = Rc::default();
         let (observed, observed_log) = (durable.clone(), Rc::downgrade(&log));
         log.set_observer(Rc::new(move |event| match event {
             LogEvent::Durable => {
@@ -137,7 +137,9 @@ impl ControllerDriver {
             appended.base_offset.0, batch.base_offset,
             "the machine and its log agree"
         );
-        let durable = self.durable.borrow_mut().wait(appended.last_offset.plus(1));
+        let (durable, ticket) = ProduceWaiter::alone();
+        let end = appended.last_offset.plus(1);
+        self.durable.borrow_mut().wait(end, ticket);
         let (applied, receiver) = oneshot::channel();
         let stored = Stored {
             batch,
@@ -167,7 +169,7 @@ async fn apply_in_order(
                 continue;
             }
         };
-        if let Ok(Err(error)) = stored.durable.await {
+        if let Err(error) = stored.durable.outcome().await {
             stop_the_process(&error.to_string());
         }
         let delta = image

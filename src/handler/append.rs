@@ -8,19 +8,18 @@ use std::task::{Context, Poll, ready};
 use smallvec::SmallVec;
 
 use crate::handler::errors;
-use crate::ids::{Offset, PartitionIndex, TimestampMs};
+use crate::ids::{Offset, PartitionIndex, ShardId, TimestampMs};
 use crate::io::clock;
 use crate::io::prefetch::prefetch;
-use crate::log::LogError;
 use crate::partition::validate::{self, RecordError};
-use crate::partition::waiting::Acknowledgement;
+use crate::partition::waiting::{ProduceWaiter, Ticket};
 use crate::partition::{Acks, PartitionError};
 use crate::protocol::batch::Batch;
 use crate::protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse,
 };
 use crate::protocol::{ErrorCode, Str, Uuid};
-use crate::shard::Shard;
+use crate::shard::{Broker, Shard};
 use crate::stages::timing::{Spent, Stopwatch};
 
 /// Where a partition's answer belongs: position of its topic and of itself in the request.
@@ -64,44 +63,39 @@ impl Append {
         place: Place,
         topic_id: Uuid,
         index: PartitionIndex,
-        refused: Rejection,
+        refused: impl Into<Rejection>,
     ) -> Append {
         Append {
             place,
             topic_id,
             index,
             batch: None,
-            outcome: Err(Box::new(refused)),
+            outcome: Err(Box::new(refused.into())),
         }
     }
 
-    pub fn topic_id(&self) -> Uuid {
-        self.topic_id
+    pub fn core(&self, broker: &Broker) -> ShardId {
+        broker.shard_of(self.topic_id, self.index)
     }
 
     pub fn place(&self) -> Place {
         self.place
     }
 
-    /// What there is to wait for after it, if anything.
     fn begin(
         &mut self,
         shard: &Shard,
         acks: Acks,
         now: TimestampMs,
-    ) -> Option<Acknowledgement<LogError>> {
+        ticket: impl FnOnce() -> Ticket,
+    ) {
         let partition = match shard.partition(self.topic_id, self.index) {
             Ok(partition) => partition,
-            Err(error) => {
-                self.fail(error);
-                return None;
-            }
+            Err(error) => return self.fail(error),
         };
-        let mut acknowledged = None;
         if let Some(batch) = &self.batch {
-            match partition.produce(batch, acks, now) {
+            match partition.produce(batch, acks, now, ticket) {
                 Ok(produced) => {
-                    acknowledged = produced.acknowledged;
                     self.outcome = Ok(Stored {
                         base_offset: produced.base_offset,
                         log_append_time_ms: produced.log_append_time_ms,
@@ -116,7 +110,6 @@ impl Append {
         {
             refused.log_start = partition.log().start_offset();
         }
-        acknowledged
     }
 
     fn fail(&mut self, error: impl Into<Rejection>) {
@@ -146,16 +139,16 @@ pub fn append_all(
     let now = clock::wall_ms();
     let batches = appends.iter().filter_map(|append| append.batch.as_ref());
     batches.for_each(|batch| prefetch(&batch.bytes()[..]));
-    let begun = appends.iter_mut().enumerate().filter_map(|(at, append)| {
-        let acknowledged = append.begin(&shard, acks, now)?;
-        Some((at, acknowledged))
-    });
-    let waiting = begun.collect();
+    let mut waiter = None;
+    for (place, append) in appends.iter_mut().enumerate() {
+        let ticket = || ProduceWaiter::ticket(&mut waiter, place);
+        append.begin(&shard, acks, now, ticket);
+    }
     stopwatch.pass(0);
     Appending {
         shard,
         appends,
-        waiting,
+        waiter,
         stopwatch,
     }
 }
@@ -165,8 +158,8 @@ pub fn append_all(
 pub struct Appending {
     shard: Rc<Shard>,
     appends: Appends,
-    /// By place among `appends`; looked at from the last, as most are acknowledged in their order.
-    waiting: SmallVec<[(usize, Acknowledgement<LogError>); 1]>,
+    /// `None`: nothing need be waited for.
+    waiter: Option<Rc<ProduceWaiter>>,
     stopwatch: Stopwatch,
 }
 
@@ -174,19 +167,16 @@ impl Future for Appending {
     type Output = (Appends, Spent);
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        while let Some((at, acknowledged)) = this.waiting.last_mut() {
-            let acknowledged = ready!(Pin::new(acknowledged).poll(context));
-            if let Err(error) = acknowledged.unwrap_or(Err(LogError::Closed)) {
-                this.appends[*at].fail(PartitionError::from(error));
+        if let Some(waiter) = &self.waiter {
+            for (place, error) in ready!(waiter.poll_all(context)) {
+                self.appends[place].fail(PartitionError::from(error));
             }
-            this.waiting.pop();
         }
-        let failed = this.appends.iter().filter(|append| append.outcome.is_err());
-        failed.for_each(|_| this.shard.traffic.on_failed_produce());
-        this.stopwatch.pass(1);
-        let appends = std::mem::take(&mut this.appends);
-        Poll::Ready((appends, this.stopwatch.spent()))
+        let failed = self.appends.iter().filter(|append| append.outcome.is_err());
+        failed.for_each(|_| self.shard.traffic.on_failed_produce());
+        self.stopwatch.pass(1);
+        let appends = std::mem::take(&mut self.appends);
+        Poll::Ready((appends, self.stopwatch.spent()))
     }
 }
 

@@ -4,12 +4,14 @@
 //! requests are ordered as they were read; the future it returns waits for the acknowledgements.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
-use smallvec::{SmallVec, smallvec};
+use futures::future::{MaybeDone, maybe_done};
+use smallvec::SmallVec;
 
 use crate::handler::append::{Append, Appends, Place, Rejection, append_all};
 use crate::handler::{Context, Header, Malformed, Response, leader_hints};
@@ -22,6 +24,7 @@ use crate::partition::validate::{CompressedRecords, validate};
 use crate::protocol::ErrorCode;
 use crate::protocol::batch::{Batch, BatchHeader};
 use crate::protocol::messages::ProduceRequest;
+use crate::protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use crate::protocol::messages::produce_response::{
     PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
@@ -32,7 +35,7 @@ use crate::stages::timing::{Spent, Stopwatch};
 const ADMIN_CLIENT: &str = "__admin_client";
 
 /// Orders the request's batches, and answers when they are acknowledged.
-pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest) -> Response {
+pub fn begin(context: &Rc<Context>, mut header: Header, mut request: ProduceRequest) -> Response {
     let acks = match request.acks {
         0 => Acks::None,
         1 => Acks::Leader,
@@ -44,11 +47,14 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
     }
     let shard = &context.shard;
     let now = clock::wall_ms();
-    let mut response = outline(&request);
+    let partitions = request.topic_data.iter();
+    let mut left: usize = partitions.map(|topic| topic.partition_data.len()).sum();
     let mut appends: SmallVec<[(ShardId, Appends); 1]> = SmallVec::new();
+    let mut refused = Vec::new();
+    let cores = shard.broker.layout.partitions().len();
     let image = shard.image();
     let is_admin = header.client_id() == ADMIN_CLIENT;
-    for (topic_place, topic) in request.topic_data.into_iter().enumerate() {
+    for (topic_place, topic) in request.topic_data.iter_mut().enumerate() {
         let found = if header.version() >= 13 {
             image
                 .topic_by_id(topic.topic_id)
@@ -58,7 +64,7 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
                 .topic(&topic.name)
                 .ok_or(ErrorCode::UnknownTopicOrPartition)
         };
-        for (place, partition) in topic.partition_data.into_iter().enumerate() {
+        for (place, partition) in topic.partition_data.iter_mut().enumerate() {
             let place = (topic_place, place);
             let index = PartitionIndex(partition.index);
             let checked = found.map_err(Rejection::from).and_then(|topic| {
@@ -68,35 +74,37 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
                 if topic.partition(index).is_none() {
                     return Err(ErrorCode::UnknownTopicOrPartition.into());
                 }
-                let records = partition.records.unwrap_or_default().to_bytes();
+                let records = partition.records.take().unwrap_or_default().into_bytes();
                 let config = shard.topic_config(topic.id);
                 let trust = CompressedRecords::Trust;
                 let name = format_args!("{}-{index}", topic.name);
                 match validate(&records, header.version(), &name, &config, trust, now) {
                     Ok(valid) => {
-                        let batch = Batch::parse(&valid.batch);
+                        let batch = Batch::of(valid.batch);
                         let batch = batch.expect("a valid batch has a valid header");
                         Ok(Append::new(place, topic.id, index, batch))
                     }
                     Err(refused) if refused.tells_log_start => {
-                        Ok(Append::refused(place, topic.id, index, refused.into()))
+                        Ok(Append::refused(place, topic.id, index, refused))
                     }
                     Err(refused) => Err(refused.into()),
                 }
             });
-            let answer = slot(&mut response, place);
             match checked {
                 Ok(append) => {
-                    // Unless it comes back in time.
-                    answer.error_code = ErrorCode::RequestTimedOut.code();
-                    let target = shard.broker.shard_of(append.topic_id(), index);
+                    let target = append.core(&shard.broker);
                     match appends.iter_mut().find(|(core, _)| *core == target) {
                         Some((_, appends)) => appends.push(append),
-                        None => appends.push((target, smallvec![append])),
+                        None => {
+                            let mut first = Appends::with_capacity(1 + left / cores);
+                            first.push(append);
+                            appends.push((target, first));
+                        }
                     }
                 }
-                Err(rejection) => rejection.write(answer),
+                Err(rejection) => refused.push((place, rejection)),
             }
+            left -= 1;
         }
     }
     context
@@ -104,50 +112,69 @@ pub fn begin(context: &Rc<Context>, mut header: Header, request: ProduceRequest)
         .on_records(appends.iter().map(|(core, _)| *core));
     header.timing.pass(Stage::Decode);
     let (origin, timed) = (shard.id, header.timing.is_on());
-    // What is done here is looked at first, so that its time is its own.
-    appends.sort_unstable_by_key(|(target, _)| *target == origin);
-    let ordered: SmallVec<[_; 1]> = appends
-        .into_iter()
-        .map(|(target, appends)| {
-            shard.mesh.call(shard, target, move |shard| {
-                let stopwatch = Stopwatch::begin(timed, shard.id != origin);
-                append_all(shard, appends, acks, stopwatch)
-            })
-        })
-        .collect();
-    let timeout = Duration::from_millis(request.timeout_ms.max(0) as u64);
-    finish(context.clone(), header, response, ordered, acks, timeout).boxed_local()
+    let calls = appends.into_iter().map(|(target, appends)| {
+        let call = shard.mesh.call(shard, target, move |shard| {
+            let stopwatch = Stopwatch::begin(timed, shard.id != origin);
+            append_all(shard, appends, acks, stopwatch)
+        });
+        maybe_done(call)
+    });
+    let asked = Asked {
+        topics: request.topic_data,
+        refused,
+        calls: calls.collect(),
+        acks,
+        timeout: Duration::from_millis(request.timeout_ms.max(0) as u64),
+    };
+    finish(context.clone(), header, asked).boxed_local()
 }
 
-/// Waits for the acknowledgements and answers. `ordered` is looked at from its last. Not an `async fn`, which would
-/// keep all it is given twice, and there is one for each request in progress.
+/// A request whose batches are on their way.
+struct Asked<F: Future> {
+    topics: Vec<TopicProduceData>,
+    refused: Vec<(Place, Rejection)>,
+    /// By core.
+    calls: SmallVec<[MaybeDone<F>; 1]>,
+    acks: Acks,
+    timeout: Duration,
+}
+
+/// Waits for the acknowledgements and answers. Not an `async fn`, which would keep all it is given twice, and there is
+/// one for each request in progress.
 fn finish(
     context: Rc<Context>,
     mut header: Header,
-    mut response: ProduceResponse,
-    mut ordered: SmallVec<[impl Future<Output = (Appends, Spent)> + Unpin + 'static; 1]>,
-    acks: Acks,
-    timeout: Duration,
+    mut asked: Asked<impl Future<Output = (Appends, Spent)> + Unpin + 'static>,
 ) -> impl Future<Output = Result<Option<Frame>, Malformed>> {
-    let mut timer = (acks == Acks::All).then(|| timer::sleep(timeout));
-    let mut slowest = Spent::default();
+    let acks = asked.acks;
+    let mut timer = (acks == Acks::All).then(|| timer::sleep(asked.timeout));
     async move {
         let in_time = poll_fn(|task| {
-            while let Some(call) = ordered.last_mut() {
-                let Poll::Ready((appends, spent)) = call.poll_unpin(task) else {
-                    let late = timer.as_mut().map(|timer| timer.poll_unpin(task));
-                    return late.map_or(Poll::Pending, |late| late.map(|()| false));
-                };
-                ordered.pop();
-                slowest = slowest.slower(spent);
-                for append in appends {
-                    let answer = slot(&mut response, append.place());
-                    append.write(answer);
-                }
+            let calls = asked.calls.iter_mut();
+            // Each is looked at, so that its time is its own.
+            let waiting = calls.filter_map(|call| call.poll_unpin(task).is_pending().then_some(()));
+            if waiting.count() == 0 {
+                return Poll::Ready(true);
             }
-            Poll::Ready(true)
+            let late = timer.as_mut().map(|timer| timer.poll_unpin(task));
+            late.map_or(Poll::Pending, |late| late.map(|()| false))
         })
         .await;
+        let mut response = outline(&asked.topics, ErrorCode::RequestTimedOut);
+        let mut slowest = Spent::default();
+        for call in &mut asked.calls {
+            let Some((appends, spent)) = Pin::new(call).take_output() else {
+                continue;
+            };
+            slowest = slowest.slower(spent);
+            for append in appends {
+                let answer = slot(&mut response, append.place());
+                append.write(answer);
+            }
+        }
+        for (place, rejection) in asked.refused.drain(..) {
+            rejection.write(slot(&mut response, place));
+        }
         if in_time {
             let stages = [Stage::Append, Stage::Commit];
             header.timing.pass_spent(stages, slowest);
@@ -176,26 +203,21 @@ fn finish(
     }
 }
 
-/// The response with every partition in its place, as yet without errors or offsets.
-fn outline(request: &ProduceRequest) -> ProduceResponse {
+/// The response with every partition in its place, as if all had ended so.
+fn outline(topics: &[TopicProduceData], error: ErrorCode) -> ProduceResponse {
+    let outline = |partition: &PartitionProduceData| PartitionProduceResponse {
+        index: partition.index,
+        error_code: error.code(),
+        base_offset: -1,
+        ..Default::default()
+    };
+    let topics = topics.iter().map(|topic| TopicProduceResponse {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partition_responses: topic.partition_data.iter().map(outline).collect(),
+    });
     ProduceResponse {
-        responses: request
-            .topic_data
-            .iter()
-            .map(|topic| TopicProduceResponse {
-                name: topic.name.clone(),
-                topic_id: topic.topic_id,
-                partition_responses: topic
-                    .partition_data
-                    .iter()
-                    .map(|partition| PartitionProduceResponse {
-                        index: partition.index,
-                        base_offset: -1,
-                        ..Default::default()
-                    })
-                    .collect(),
-            })
-            .collect(),
+        responses: topics.collect(),
         ..Default::default()
     }
 }
@@ -212,7 +234,7 @@ fn refused_transaction(request: &ProduceRequest) -> Option<ErrorCode> {
         .flat_map(|topic| &topic.partition_data);
     let mut records = partitions.filter_map(|partition| partition.records.as_ref());
     let transactional = records.any(|records| {
-        BatchHeader::peek(&records.to_bytes()).is_some_and(BatchHeader::is_transactional)
+        BatchHeader::peek(records.as_slice()).is_some_and(BatchHeader::is_transactional)
     });
     transactional.then_some(match request.transactional_id {
         None => ErrorCode::TransactionalIdAuthorizationFailed,
@@ -221,12 +243,7 @@ fn refused_transaction(request: &ProduceRequest) -> Option<ErrorCode> {
 }
 
 fn refuse_all(mut header: Header, request: ProduceRequest, error: ErrorCode) -> Response {
-    let mut response = outline(&request);
-    for topic in &mut response.responses {
-        for partition in &mut topic.partition_responses {
-            partition.error_code = error.code();
-        }
-    }
+    let response = outline(&request.topic_data, error);
     async move { header.respond(&response).map(Some) }.boxed_local()
 }
 
@@ -234,7 +251,6 @@ fn refuse_all(mut header: Header, request: ProduceRequest, error: ErrorCode) -> 
 mod tests {
     use super::*;
     use crate::protocol::batch::BatchBuilder;
-    use crate::protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
     use crate::protocol::{Records, Str};
 
     fn refused(transactional_id: Option<&'static str>, transactional: bool) -> Option<ErrorCode> {

@@ -21,7 +21,7 @@ use crate::log::{Log, LogError, LogEvent};
 use crate::protocol::batch::{Batch, BatchHeader, TimestampType};
 use crate::protocol::{Records, Str, Uuid};
 use pace::{Pace, Rates};
-use waiting::{Acknowledgement, DelayedFetches, DelayedProduces, FetchWaiter};
+use waiting::{DelayedFetches, DelayedProduces, FetchWaiter, Ticket};
 
 /// When a produce is acknowledged (`acks`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +48,8 @@ pub struct Partition {
     hidden: RefCell<VecDeque<(Offset, u64)>>,
     /// Bytes that have ever become readable since start: fetches compare it to know what they missed.
     readable_bytes: Cell<u64>,
-    written: RefCell<DelayedProduces<LogError>>,
-    replicated: RefCell<DelayedProduces<LogError>>,
+    written: RefCell<DelayedProduces>,
+    replicated: RefCell<DelayedProduces>,
     fetches: RefCell<DelayedFetches>,
 }
 
@@ -77,8 +77,6 @@ pub struct Produced {
     /// -1 unless the topic stamps records itself.
     pub log_append_time_ms: TimestampMs,
     pub log_start_offset: Offset,
-    /// `None` when nothing need be waited for.
-    pub acknowledged: Option<Acknowledgement<LogError>>,
 }
 
 /// Why a partition does not do what a client wants.
@@ -254,6 +252,7 @@ impl Partition {
         batch: &Batch,
         acks: Acks,
         now: TimestampMs,
+        ticket: impl FnOnce() -> Ticket,
     ) -> Result<Produced, PartitionError> {
         let header = batch.view().header();
         let repeated = match producer_batch(header, self.log.end_offset()) {
@@ -288,23 +287,23 @@ impl Partition {
             (Verdict::Duplicate { .. }, _) | (_, TimestampType::LogAppendTime) => timestamp,
             (Verdict::Append, TimestampType::CreateTime) => -1,
         };
+        self.wait(acks, end, ticket);
         Ok(Produced {
             base_offset,
             log_append_time_ms,
             log_start_offset: self.log.start_offset(),
-            acknowledged: self.acknowledgement(acks, end),
         })
     }
 
-    fn acknowledgement(&self, acks: Acks, end: Offset) -> Option<Acknowledgement<LogError>> {
-        match acks {
+    fn wait(&self, acks: Acks, end: Offset, ticket: impl FnOnce() -> Ticket) {
+        let (is_reached, delayed) = match acks {
             // Nobody waits for an answer; but who produces faster than the disk takes it is read no faster.
-            Acks::None if self.log.is_behind() => Some(self.written.borrow_mut().wait(end)),
-            Acks::None => None,
-            Acks::Leader if self.log.written_end() >= end => None,
-            Acks::Leader => Some(self.written.borrow_mut().wait(end)),
-            Acks::All if self.high_watermark.get() >= end => None,
-            Acks::All => Some(self.replicated.borrow_mut().wait(end)),
+            Acks::None => (!self.log.is_behind(), &self.written),
+            Acks::Leader => (self.log.written_end() >= end, &self.written),
+            Acks::All => (self.high_watermark.get() >= end, &self.replicated),
+        };
+        if !is_reached {
+            delayed.borrow_mut().wait(end, ticket());
         }
     }
 

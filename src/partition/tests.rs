@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::waiting::ProduceWaiter;
 use super::*;
 use crate::io::{Disk, ring};
 use crate::log::{LogContext, LogSettings, Opening, TailBudget};
@@ -92,19 +93,20 @@ fn who_wants_no_acknowledgement_waits_all_the_same_when_writing_is_behind() {
         let mut builder = BatchBuilder::new();
         builder.append(1, None, Some(&vec![0; 1 << 20]), &[]);
         let batch = Batch::parse(&builder.build()).unwrap();
+        let produce = || {
+            let mut waiter = None;
+            let ticket = || ProduceWaiter::ticket(&mut waiter, 0);
+            partition.produce(&batch, Acks::None, 1, ticket).unwrap();
+            waiter
+        };
         // Nothing is written until this task waits.
-        let produced: Vec<_> = (0..8)
-            .map(|_| partition.produce(&batch, Acks::None, 1).unwrap())
-            .collect();
-        let waits = |produced: &Produced| produced.acknowledged.is_some();
-        assert!(!waits(&produced[0]) && waits(&produced[7]));
-        for produced in produced {
-            if let Some(acknowledged) = produced.acknowledged {
-                acknowledged.await.unwrap().unwrap();
-            }
+        let produced: Vec<_> = (0..8).map(|_| produce()).collect();
+        assert!(produced[0].is_none() && produced[7].is_some());
+        for waiter in produced.into_iter().flatten() {
+            waiter.outcome().await.unwrap();
         }
         assert_eq!(partition.log().backlog_bytes(), 0);
-        assert!(!waits(&partition.produce(&batch, Acks::None, 1).unwrap()));
+        assert!(produce().is_none());
     };
     glommio::LocalExecutorBuilder::default()
         .spawn(test)

@@ -2,6 +2,7 @@
 //! It never looks inside; `batch` does.
 
 use bytes::{Bytes, BytesMut};
+use smallvec::{SmallVec, smallvec};
 
 use crate::io::FileRange;
 
@@ -39,11 +40,14 @@ impl PartialEq for Part {
 /// The value of a `records` field: whole record batches on the way in, on the way out perhaps cut short.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Records {
-    parts: Vec<Part>,
+    /// Mostly one.
+    parts: SmallVec<[Part; 1]>,
 }
 
 impl Records {
-    pub const EMPTY: Records = Records { parts: Vec::new() };
+    pub const EMPTY: Records = Records {
+        parts: SmallVec::new_const(),
+    };
 
     pub fn len(&self) -> usize {
         self.parts.iter().map(Part::len).sum()
@@ -66,6 +70,25 @@ impl Records {
 
     pub fn push(&mut self, part: Part) {
         self.parts.push(part);
+    }
+
+    /// As [`Records::to_bytes`].
+    pub fn into_bytes(mut self) -> Bytes {
+        match (self.parts.len(), self.parts.pop()) {
+            (1, Some(Part::Memory(bytes))) => bytes,
+            (_, last) => {
+                self.parts.extend(last);
+                self.to_bytes()
+            }
+        }
+    }
+
+    /// What of the bytes lies in memory in one piece from the first on.
+    pub fn as_slice(&self) -> &[u8] {
+        match self.parts.first() {
+            Some(Part::Memory(bytes)) => bytes,
+            _ => &[],
+        }
     }
 
     /// The bytes in one piece: shared when they are one already, else copied.
@@ -94,21 +117,23 @@ impl Records {
 impl From<Bytes> for Records {
     fn from(bytes: Bytes) -> Records {
         Records {
-            parts: vec![Part::Memory(bytes)],
+            parts: smallvec![Part::Memory(bytes)],
         }
     }
 }
 
 impl From<Vec<Part>> for Records {
     fn from(parts: Vec<Part>) -> Records {
-        Records { parts }
+        Records {
+            parts: parts.into(),
+        }
     }
 }
 
 impl From<FileRange> for Records {
     fn from(range: FileRange) -> Records {
         Records {
-            parts: vec![Part::File(range)],
+            parts: smallvec![Part::File(range)],
         }
     }
 }

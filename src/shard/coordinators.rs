@@ -28,7 +28,7 @@ use crate::io::timer;
 use crate::io::turn;
 use crate::limits::{COORDINATOR_LOAD_BYTES, DECOMPRESSED_BATCH_BYTES_MAX};
 use crate::log::LogError;
-use crate::partition::waiting::Acknowledgement;
+use crate::partition::waiting::ProduceWaiter;
 use crate::partition::{Acks, Partition, PartitionError};
 use crate::protocol::batch::{self, Batch, BatchBuilder, records};
 use crate::protocol::compression::Codec;
@@ -75,7 +75,7 @@ struct Driver {
     /// Answers that wait for records.
     held: Rc<RefCell<HeldAnswers>>,
     /// For each step of those, the last record before it; `None`: whatever the step before waits for.
-    commits: mpsc::UnboundedSender<Option<Acknowledgement<LogError>>>,
+    commits: mpsc::UnboundedSender<Option<Rc<ProduceWaiter>>>,
 }
 
 impl Coordinators {
@@ -241,7 +241,7 @@ impl Driver {
         &self,
         records: &[Record],
         now: TimestampMs,
-    ) -> Result<Option<Acknowledgement<LogError>>, PartitionError> {
+    ) -> Result<Option<Rc<ProduceWaiter>>, PartitionError> {
         let bytes_max = self.machine.borrow().settings().batch_bytes_max;
         let mut committed = None;
         let mut rest = records;
@@ -257,7 +257,13 @@ impl Driver {
                 rest = after;
             }
             let batch = Batch::parse(&builder.build()).expect("a batch that was just made");
-            committed = self.partition.produce(&batch, Acks::All, now)?.acknowledged;
+            committed = None;
+            let ticket = || {
+                let (waiter, ticket) = ProduceWaiter::alone();
+                committed = Some(waiter);
+                ticket
+            };
+            self.partition.produce(&batch, Acks::All, now, ticket)?;
         }
         Ok(committed)
     }
@@ -299,11 +305,11 @@ async fn release(
     shard: Rc<Shard>,
     driver: Weak<Driver>,
     held: Rc<RefCell<HeldAnswers>>,
-    mut commits: mpsc::UnboundedReceiver<Option<Acknowledgement<LogError>>>,
+    mut commits: mpsc::UnboundedReceiver<Option<Rc<ProduceWaiter>>>,
 ) {
     while let Some(committed) = commits.next().await {
         if let Some(committed) = committed
-            && let Err(error) = committed.await.unwrap_or(Err(LogError::Closed))
+            && let Err(error) = committed.outcome().await
         {
             held.borrow_mut().clear();
             if let Some(driver) = driver.upgrade() {

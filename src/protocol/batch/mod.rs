@@ -350,6 +350,14 @@ impl Batch {
         })
     }
 
+    /// As [`Batch::parse`], of bytes that are nobody else's.
+    pub fn of(bytes: Bytes) -> Result<Batch, BatchError> {
+        if BatchView::parse(&bytes)?.size_in_bytes() < bytes.len() {
+            return Batch::parse(&bytes);
+        }
+        Ok(Batch { bytes })
+    }
+
     pub fn view(&self) -> BatchView<'_> {
         BatchView { bytes: &self.bytes }
     }
