@@ -64,10 +64,12 @@ pub fn begin(context: &Rc<Context>, mut header: Header, mut request: ProduceRequ
                 .topic(&topic.name)
                 .ok_or(ErrorCode::UnknownTopicOrPartition)
         };
+        let found = found.map(|topic| (topic, shard.topic_config(topic.id)));
         for (place, partition) in topic.partition_data.iter_mut().enumerate() {
             let place = (topic_place, place);
             let index = PartitionIndex(partition.index);
-            let checked = found.map_err(Rejection::from).and_then(|topic| {
+            let found = found.as_ref().map_err(|error| Rejection::from(*error));
+            let checked = found.and_then(|(topic, config)| {
                 if topic.is_internal() && !is_admin {
                     return Err(ErrorCode::InvalidTopicException.into());
                 }
@@ -75,10 +77,9 @@ pub fn begin(context: &Rc<Context>, mut header: Header, mut request: ProduceRequ
                     return Err(ErrorCode::UnknownTopicOrPartition.into());
                 }
                 let records = partition.records.take().unwrap_or_default().into_bytes();
-                let config = shard.topic_config(topic.id);
                 let trust = CompressedRecords::Trust;
                 let name = format_args!("{}-{index}", topic.name);
-                match validate(&records, header.version(), &name, &config, trust, now) {
+                match validate(&records, header.version(), &name, config, trust, now) {
                     Ok(valid) => {
                         let batch = Batch::of(valid.batch);
                         let batch = batch.expect("a valid batch has a valid header");

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::copy::copy;
 use super::huge_pages::{self, HUGE_PAGE, HugePage};
+use super::prefetch::prefetch_range;
 
 /// What direct I/O aligns to: positions, lengths and memory.
 pub const BLOCK: usize = 4096;
@@ -222,6 +223,9 @@ impl AppendBuffer {
         let start = self.length;
         self.write(start, bytes);
         self.length += bytes.len();
+        // The next is likely as long, and after so many other buffers' that its place is in no cache.
+        let ahead = bytes.len().min(self.room());
+        prefetch_range(self.allocation.start().wrapping_add(self.length), ahead);
         start..self.length
     }
 

@@ -89,7 +89,7 @@ impl Drop for Ticket {
 }
 
 /// So many places are kept when nobody waits: many partitions are there, of which each gets a batch now and then.
-const KEPT: usize = 16;
+const KEPT: usize = 64;
 
 /// Appends in the order of their offsets, each waiting for one of the log's marks to reach its end.
 #[derive(Debug, Default)]
@@ -100,13 +100,13 @@ pub struct DelayedProduces {
 impl DelayedProduces {
     /// Waits for the mark to reach `end`. Ends ascend, but for a repeated batch that still waits for its first append.
     pub fn wait(&mut self, end: Offset, ticket: Ticket) {
-        let place = match self.waiting.back() {
+        match self.waiting.back() {
             Some((last, _)) if *last > end => {
-                self.waiting.partition_point(|(other, _)| *other <= end)
+                let place = self.waiting.partition_point(|(other, _)| *other <= end);
+                self.waiting.insert(place, (end, ticket));
             }
-            _ => self.waiting.len(),
-        };
-        self.waiting.insert(place, (end, ticket));
+            _ => self.waiting.push_back((end, ticket)),
+        }
     }
 
     pub fn on_advance(&mut self, mark: Offset) {
