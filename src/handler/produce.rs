@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -140,6 +140,39 @@ struct Asked<F: Future> {
     timeout: Duration,
 }
 
+impl<F: Future<Output = (Appends, Spent)> + Unpin> Asked<F> {
+    /// Ready when all are acknowledged. Each is looked at, so that its time is its own.
+    fn poll_calls(&mut self, task: &mut task::Context<'_>) -> Poll<()> {
+        let mut all = Poll::Ready(());
+        for call in &mut self.calls {
+            if call.poll_unpin(task).is_pending() {
+                all = Poll::Pending;
+            }
+        }
+        all
+    }
+
+    /// What has become of each partition's batch until now, and what the slowest core spent on that.
+    fn answers(&mut self) -> (ProduceResponse, Spent) {
+        let mut response = outline(&self.topics, ErrorCode::RequestTimedOut);
+        let mut slowest = Spent::default();
+        for call in &mut self.calls {
+            let Some((appends, spent)) = Pin::new(call).take_output() else {
+                continue;
+            };
+            slowest = slowest.slower(spent);
+            for append in appends {
+                let answer = slot(&mut response, append.place());
+                append.write(answer);
+            }
+        }
+        for (place, rejection) in self.refused.drain(..) {
+            rejection.write(slot(&mut response, place));
+        }
+        (response, slowest)
+    }
+}
+
 /// Waits for the acknowledgements and answers. Not an `async fn`, which would keep all it is given twice, and there is
 /// one for each request in progress.
 fn finish(
@@ -151,31 +184,14 @@ fn finish(
     let mut timer = (acks == Acks::All).then(|| timer::sleep(asked.timeout));
     async move {
         let in_time = poll_fn(|task| {
-            let calls = asked.calls.iter_mut();
-            // Each is looked at, so that its time is its own.
-            let waiting = calls.filter_map(|call| call.poll_unpin(task).is_pending().then_some(()));
-            if waiting.count() == 0 {
+            if asked.poll_calls(task).is_ready() {
                 return Poll::Ready(true);
             }
             let late = timer.as_mut().map(|timer| timer.poll_unpin(task));
             late.map_or(Poll::Pending, |late| late.map(|()| false))
         })
         .await;
-        let mut response = outline(&asked.topics, ErrorCode::RequestTimedOut);
-        let mut slowest = Spent::default();
-        for call in &mut asked.calls {
-            let Some((appends, spent)) = Pin::new(call).take_output() else {
-                continue;
-            };
-            slowest = slowest.slower(spent);
-            for append in appends {
-                let answer = slot(&mut response, append.place());
-                append.write(answer);
-            }
-        }
-        for (place, rejection) in asked.refused.drain(..) {
-            rejection.write(slot(&mut response, place));
-        }
+        let (mut response, slowest) = asked.answers();
         if in_time {
             let stages = [Stage::Append, Stage::Commit];
             header.timing.pass_spent(stages, slowest);
@@ -250,9 +266,11 @@ fn refuse_all(mut header: Header, request: ProduceRequest, error: ErrorCode) -> 
 
 #[cfg(test)]
 mod tests {
+    use futures::future;
+
     use super::*;
     use crate::protocol::batch::BatchBuilder;
-    use crate::protocol::{Records, Str};
+    use crate::protocol::{Records, Str, Uuid};
 
     fn refused(transactional_id: Option<&'static str>, transactional: bool) -> Option<ErrorCode> {
         let plain = BatchBuilder::new().build();
@@ -272,6 +290,48 @@ mod tests {
             }],
             ..Default::default()
         })
+    }
+
+    #[test]
+    fn a_late_request_tells_what_was_stored_what_refused_and_what_is_not_known() {
+        let (answered, late, refused) = ((0, 0), (0, 1), (0, 2));
+        let partitions = [answered, late, refused].map(|(_, place)| PartitionProduceData {
+            index: 10 + place as i32,
+            ..Default::default()
+        });
+        let append = |place: Place| {
+            let batch = Batch::of(BatchBuilder::new().build()).unwrap();
+            let index = PartitionIndex(10 + place.1 as i32);
+            Append::new(place, Uuid([1; 16]), index, batch)
+        };
+        let appended: Appends = [append(answered)].into_iter().collect();
+        let mut asked = Asked {
+            topics: vec![TopicProduceData {
+                partition_data: partitions.into(),
+                ..Default::default()
+            }],
+            refused: vec![(refused, ErrorCode::CorruptMessage.into())],
+            calls: [
+                maybe_done(future::ready((appended, Spent::default())).left_future()),
+                maybe_done(future::pending().right_future()),
+            ]
+            .into_iter()
+            .collect(),
+            acks: Acks::All,
+            timeout: Duration::ZERO,
+        };
+        let mut task = task::Context::from_waker(task::Waker::noop());
+        assert!(asked.poll_calls(&mut task).is_pending());
+        let (response, _) = asked.answers();
+        let answers = response.responses[0].partition_responses.iter();
+        let told: Vec<_> = answers.map(|told| (told.index, told.error_code)).collect();
+        let [none, timed_out, corrupt] = [
+            ErrorCode::None,
+            ErrorCode::RequestTimedOut,
+            ErrorCode::CorruptMessage,
+        ]
+        .map(ErrorCode::code);
+        assert_eq!(told, [(10, none), (11, timed_out), (12, corrupt)]);
     }
 
     #[test]
