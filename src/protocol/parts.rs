@@ -137,3 +137,26 @@ impl From<FileRange> for Records {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_in_one_piece_are_not_copied_and_others_are_joined() {
+        let one = Bytes::from_static(b"one");
+        let taken = Records::from(one.clone());
+        assert_eq!(taken.as_slice(), b"one");
+        assert_eq!(taken.into_bytes().as_ptr(), one.as_ptr());
+        let parts = [
+            one,
+            Bytes::from_static(b"two"),
+            Bytes::from_static(b"three"),
+        ];
+        let several = Records::from(parts.map(Part::Memory).to_vec());
+        assert_eq!(several.as_slice(), b"one");
+        assert_eq!(several.into_bytes(), "onetwothree");
+        assert_eq!(Records::EMPTY.into_bytes(), "");
+        assert_eq!(Records::EMPTY.as_slice(), b"");
+    }
+}

@@ -350,7 +350,7 @@ impl Batch {
         })
     }
 
-    /// As [`Batch::parse`], of bytes that are nobody else's.
+    /// As [`Batch::parse`], and takes the bytes as they are if there is nothing behind the batch.
     pub fn of(bytes: Bytes) -> Result<Batch, BatchError> {
         if BatchView::parse(&bytes)?.size_in_bytes() < bytes.len() {
             return Batch::parse(&bytes);

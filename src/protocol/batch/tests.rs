@@ -34,6 +34,16 @@ fn sample(codec: Codec) -> Bytes {
 }
 
 #[test]
+fn a_batch_taken_from_bytes_ends_where_it_says() {
+    let sample = sample(Codec::None);
+    let taken = Batch::of(sample.clone()).unwrap();
+    assert_eq!(taken.bytes().as_ptr(), sample.as_ptr());
+    let followed = Bytes::from([&sample[..], b"more"].concat());
+    assert_eq!(Batch::of(followed).unwrap().bytes(), &sample);
+    assert!(Batch::of(sample.slice(..sample.len() - 1)).is_err());
+}
+
+#[test]
 fn what_is_built_is_read_back() {
     for codec in Codec::ALL {
         let batch = Batch::parse(&sample(codec)).unwrap();
