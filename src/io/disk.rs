@@ -197,30 +197,31 @@ impl Disk {
     /// Puts a whole file in place durably: after a crash there is the old content or the new, and
     /// once this returned, the new.
     pub async fn write_file_atomic(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        self.write_file_synced(&temporary, bytes).await?;
-        self.rename(&temporary, path).await?;
+        self.write_file_synced(path, bytes).await?;
         let dir = path.parent().expect("a file has a folder");
         self.sync_dir(dir).await
     }
 
-    /// Writes a whole file and brings its content, not its name, to stable storage.
+    /// Puts a whole file in place: after a crash there is the old content or the new, and the new for certain once
+    /// somebody has synced the folder.
     pub async fn write_file_synced(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
         match &self.kind {
             Kind::Real { .. } => {
-                let mut file = std::fs::File::create(path)?;
+                let mut file = std::fs::File::create(&temporary)?;
                 file.write_all(bytes)?;
                 let file: OwnedFd = file.into();
-                ring::sync(&Arc::new(file), true).await.0.map(drop)
+                ring::sync(&Arc::new(file), true).await.0?;
             }
             #[cfg(feature = "simulation")]
             Kind::Simulated(disk) => {
-                disk.write_file(path, bytes)?;
-                disk.open(path, Mode::Read)?.sync_data().await
+                disk.write_file(&temporary, bytes)?;
+                disk.open(&temporary, Mode::Read)?.sync_data().await?;
             }
         }
+        self.rename(&temporary, path).await
     }
 }
 

@@ -153,9 +153,11 @@ impl Log {
         let size = u64::from(active.size.get());
         if active.allocated.get() > size {
             self.cut(&active, size).await?;
-            let file = active.writer(&self.context.disk, &self.dir()).await?;
-            file.sync_data().await?;
         }
+        // Also what was cut long ago: the next start believes its length, and so does the one after it, once there is
+        // another segment behind.
+        let file = active.writer(&self.context.disk, &self.dir()).await?;
+        file.sync_data().await?;
         add_last_time_entry(&active);
         self.write_indexes(&active).await?;
         let end = active.next_offset.get();

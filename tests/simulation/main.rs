@@ -1,6 +1,7 @@
 //! `world`: a few logs and the journals of their cores against a simulated disk: random appends, reads, rolls,
 //! retention, ticks, topics deleted and made again, then a power cut, a kill -9 or a clean stop at any point, recovery
 //! (perhaps crashing too, perhaps on another number of cores), and a full comparison with a model.
+//! `clean_stop`: a log that begins another segment right after a start, with a power cut at any step.
 //! `compaction`: a log of few keys, cleaned again and again, with crashes between any two steps of it.
 //! `groups`: a group of the classic protocol on a simulated network; `consumer_groups`: one whose members move between
 //! that and the consumer protocol. One seed is one run, replayed by its number:
@@ -10,6 +11,7 @@
 //! COATI_SEEDS=20000 cargo test --profile simulation --features simulation --test simulation
 //! ```
 
+mod clean_stop;
 mod compaction;
 mod consumer_groups;
 mod groups;
@@ -107,6 +109,16 @@ fn unpanicked(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_else_is_served() {
     holds(|seed| run(seed, Sabotage::None));
+}
+
+#[test]
+fn what_a_clean_stop_left_survives_a_power_cut_in_the_life_behind_it() {
+    for seed in 0..50 {
+        for steps in 0..60 {
+            let outcome = unpanicked(|| clean_stop::run(seed, steps));
+            assert_eq!(outcome, Ok(()), "seed {seed}, {steps} steps");
+        }
+    }
 }
 
 #[test]
