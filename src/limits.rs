@@ -51,6 +51,10 @@ pub const JOURNAL_ZONE_BYTES: u32 = 4 << 20;
 /// As large as the journal of one core grows.
 pub const JOURNAL_ZONES_MAX: usize = 16;
 
+/// Appends by which a journal tells whether they come slower when its writes are kept apart: a tenth more or less of
+/// them is chance.
+pub const JOURNAL_PACE_APPENDS: u64 = 256;
+
 /// Bytes of one log that only the journal has until its segment is written behind it.
 pub const BEHIND_BYTES_MAX: u32 = 256 << 10;
 

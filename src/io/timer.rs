@@ -7,9 +7,39 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures::future::LocalBoxFuture;
+
 use super::clock;
 use super::ring::{self, Ring};
 use super::turn;
+
+/// Time for those that run in the simulator, too.
+pub trait Time {
+    /// How much has passed since some moment.
+    fn passed(&self) -> Duration;
+    fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()>;
+}
+
+/// Time as this machine has it.
+pub fn real() -> Rc<dyn Time> {
+    Rc::new(RealTime {
+        since: clock::now(),
+    })
+}
+
+struct RealTime {
+    since: Instant,
+}
+
+impl Time for RealTime {
+    fn passed(&self) -> Duration {
+        clock::now() - self.since
+    }
+
+    fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
+        Box::pin(sleep(time))
+    }
+}
 
 /// Who sleeps, by when and in which order.
 #[derive(Default)]

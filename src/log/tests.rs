@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::journal::{Journal, JournalKey, JournalLimits, replay};
 use super::*;
-use crate::io::{Disk, ring};
+use crate::io::{Disk, ring, timer};
 use crate::protocol::{Part, Records};
 
 /// A batch of `count` records whose bytes are no records: the log does not look.
@@ -336,7 +336,7 @@ fn small_appends_are_durable_in_the_journal_before_they_are_in_their_segments() 
         let (disk, spawn) = (context.disk.clone(), context.spawn.clone());
         let path = replay::path_of(&root, 0);
         let limits = JournalLimits::default();
-        let journal = Journal::new(disk.clone(), spawn, path.clone(), 7, limits);
+        let journal = Journal::new(disk.clone(), spawn, timer::real(), path.clone(), 7, limits);
         journal.begin();
         context.journal = Some(journal);
         let mut logs = Vec::new();

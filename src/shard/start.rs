@@ -21,7 +21,7 @@ use crate::controller::boot::{self, BootError};
 use crate::ids::ShardId;
 use crate::io::process::{self, FolderLock, StopSignals};
 use crate::io::socket::BoundListener;
-use crate::io::{Disk, clock, entropy, huge_pages, ring, turn, watchdog};
+use crate::io::{Disk, clock, entropy, huge_pages, ring, timer, turn, watchdog};
 use crate::limits;
 use crate::log::checkpoints::{META_PROPERTIES_FILE, MetaProperties};
 use crate::log::directory;
@@ -361,6 +361,7 @@ impl Seed {
         logs.journal = Some(Journal::new(
             logs.disk.clone(),
             logs.spawn.clone(),
+            timer::real(),
             replay::path_of(&self.broker.config.data_dir, self.id.0),
             entropy::seed(),
             JournalLimits::default(),

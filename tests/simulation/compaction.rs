@@ -264,10 +264,13 @@ impl World {
                 frame_bytes_max: 4096 << 1,
                 zone_bytes: 8192 << self.random.below(3),
                 zones_max: 1 + self.random.below(4) as usize,
+                pace_appends: 1 + self.random.below(16),
             };
             let path = replay::path_of(&root(), 0);
             let generation = self.random.next_u64();
-            let journal = Journal::new(self.io(), executor.spawner(), path, generation, limits);
+            let time = Executor::time(self.random.next_u64());
+            let spawn = executor.spawner();
+            let journal = Journal::new(self.io(), spawn, time, path, generation, limits);
             context.journal = Some(journal);
         }
         (executor, context)

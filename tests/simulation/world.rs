@@ -230,10 +230,13 @@ impl World {
                 frame_bytes_max,
                 zone_bytes: (frame_bytes_max as u32) << self.random.below(3),
                 zones_max: 1 + self.random.below(4) as usize,
+                pace_appends: 1 + self.random.below(16),
             };
             let path = replay::path_of(&root(), core);
             let generation = self.random.next_u64();
-            let journal = Journal::new(disk, executor.spawner(), path, generation, limits);
+            let time = Executor::time(self.random.next_u64());
+            let spawn = executor.spawner();
+            let journal = Journal::new(disk, spawn, time, path, generation, limits);
             if self.sabotage == Sabotage::RecycleBeforeSync {
                 journal.forget_too_early();
             }

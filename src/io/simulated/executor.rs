@@ -1,18 +1,20 @@
 //! Owns a deterministic executor: which ready task runs next, and when the disk completes an
 //! operation, a seed decides. One thread, no clock.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 use futures::task::{ArcWake, waker};
 
 use super::SimulatedDisk;
 use crate::io::entropy::Random;
+use crate::io::timer::Time;
 
 type Task = LocalBoxFuture<'static, ()>;
 type Ready = Arc<Mutex<Vec<u64>>>;
@@ -56,6 +58,14 @@ impl Executor {
     pub fn spawner(&self) -> Rc<dyn Fn(Task)> {
         let spawned = self.spawned.clone();
         Rc::new(move |task| spawned.borrow_mut().push(task))
+    }
+
+    /// Time for the tasks: it passes when it is looked at, and a sleep lasts for so many turns as a seed decides.
+    pub fn time(seed: u64) -> Rc<dyn Time> {
+        Rc::new(SimulatedTime {
+            random: RefCell::new(Random::new(seed)),
+            passed: Cell::default(),
+        })
     }
 
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
@@ -119,6 +129,32 @@ impl Executor {
             self.tasks.insert(id, (task, waker(wakes)));
             self.ready.lock().expect("one thread").push(id);
         }
+    }
+}
+
+struct SimulatedTime {
+    random: RefCell<Random>,
+    passed: Cell<Duration>,
+}
+
+impl Time for SimulatedTime {
+    fn passed(&self) -> Duration {
+        let more = Duration::from_micros(self.random.borrow_mut().below(300));
+        self.passed.set(self.passed.get() + more);
+        self.passed.get()
+    }
+
+    fn sleep(&self, time: Duration) -> LocalBoxFuture<'static, ()> {
+        self.passed.set(self.passed.get() + time);
+        let mut turns = self.random.borrow_mut().below(20);
+        Box::pin(poll_fn(move |context| {
+            if turns == 0 {
+                return Poll::Ready(());
+            }
+            turns -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }))
     }
 }
 

@@ -63,26 +63,31 @@ impl Log {
             Way::Segment => self.go_straight(),
             Way::JournalLater => self.begin_writes(),
             Way::Journal => {
-                self.join_queue();
+                self.join_queue(bytes);
                 self.begin_writes();
             }
         }
     }
 
-    fn join_queue(self: &Rc<Self>) {
+    /// Has so many more bytes to send.
+    fn join_queue(self: &Rc<Self>, bytes: usize) {
         let is_queued = std::mem::replace(&mut self.state.borrow_mut().journaling.queued, true);
-        if !is_queued && let Some(journal) = &self.context.journal {
-            journal.enqueue(self);
+        if let Some(journal) = &self.context.journal {
+            journal.note_append(bytes);
+            if !is_queued {
+                journal.enqueue(self);
+            }
         }
     }
 
     /// What waited until all below was written is sent off.
     pub(in crate::log) fn send_waiting(self: &Rc<Self>) {
-        if self.unsent_bytes() == 0 || self.state.borrow().journaling.queued {
+        let unsent = self.unsent_bytes();
+        if unsent == 0 || self.state.borrow().journaling.queued {
             return;
         }
         match self.context.journal.as_ref().is_some_and(Journal::is_ready) {
-            true => self.join_queue(),
+            true => self.join_queue(unsent),
             false => self.go_straight(),
         }
     }

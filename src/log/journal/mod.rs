@@ -10,6 +10,7 @@
 
 mod dispatch;
 mod frame;
+mod pace;
 pub mod replay;
 mod zones;
 
@@ -19,7 +20,7 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -29,10 +30,12 @@ use futures::stream;
 use super::settings::{Durability, Spawn};
 use super::{Log, LogError};
 use crate::ids::Offset;
+use crate::io::timer::Time;
 use crate::io::{AppendBuffer, BLOCK, Disk, File, Mode};
 use crate::limits;
 use crate::stages::{self, Stage};
 use frame::{ENTRY_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameBuilder};
+use pace::Pace;
 use zones::Zones;
 
 pub(super) use dispatch::Journaling;
@@ -55,6 +58,8 @@ pub struct JournalLimits {
     pub frame_bytes_max: usize,
     pub zone_bytes: u32,
     pub zones_max: usize,
+    /// Appends by which it is told whether they come slower when writes are kept apart.
+    pub pace_appends: u64,
 }
 
 impl Default for JournalLimits {
@@ -65,6 +70,7 @@ impl Default for JournalLimits {
             frame_bytes_max: limits::JOURNAL_FRAME_BYTES_MAX,
             zone_bytes: limits::JOURNAL_ZONE_BYTES,
             zones_max: limits::JOURNAL_ZONES_MAX,
+            pace_appends: limits::JOURNAL_PACE_APPENDS,
         }
     }
 }
@@ -76,6 +82,7 @@ pub struct Journal(Rc<Inner>);
 struct Inner {
     disk: Disk,
     spawn: Spawn,
+    time: Rc<dyn Time>,
     path: PathBuf,
     limits: JournalLimits,
     /// Zones are used again although segments still need them.
@@ -106,6 +113,9 @@ struct State {
     /// Logs with something to write.
     queue: VecDeque<Weak<Log>>,
     writing: bool,
+    pace: Pace,
+    /// The writer waits for more to write.
+    waiting: Option<Waker>,
     syncing: bool,
     /// A log waits for a sync.
     sync_wanted: bool,
@@ -128,6 +138,7 @@ impl Journal {
     pub fn new(
         disk: Disk,
         spawn: Spawn,
+        time: Rc<dyn Time>,
         path: PathBuf,
         generation: u64,
         limits: JournalLimits,
@@ -139,6 +150,7 @@ impl Journal {
         Journal(Rc::new(Inner {
             disk,
             spawn,
+            time,
             path,
             limits,
             #[cfg(feature = "simulation")]
@@ -151,6 +163,8 @@ impl Journal {
                 zones_max: limits.zones_max,
                 queue: VecDeque::new(),
                 writing: false,
+                pace: Pace::new(limits.pace_appends),
+                waiting: None,
                 syncing: false,
                 sync_wanted: false,
                 unsynced: Vec::new(),
@@ -210,10 +224,21 @@ impl Journal {
         (self.0.spawn)(Box::pin(async move { journal.write_queued().await }));
     }
 
+    /// So many bytes wait for the next frame, in a log that is in the queue.
+    fn note_append(&self, bytes: usize) {
+        let state = &mut *self.0.state.borrow_mut();
+        if state.pace.on_append(bytes)
+            && let Some(writer) = state.waiting.take()
+        {
+            writer.wake();
+        }
+    }
+
     async fn write_queued(&self) {
         loop {
             // What else comes in this turn goes along.
             yield_once().await;
+            self.keep_pace().await;
             let Some(gathered) = self.gather() else {
                 return;
             };
@@ -233,12 +258,44 @@ impl Journal {
         }
     }
 
+    /// Waits for more to write, if that is worth it.
+    async fn keep_pace(&self) {
+        let wait = {
+            let state = &mut *self.0.state.borrow_mut();
+            let wants = state.first_bytes().is_some();
+            wants
+                .then(|| state.pace.wait(self.0.time.passed()))
+                .flatten()
+        };
+        let Some(wait) = wait else {
+            return;
+        };
+        let mut sleep = self.0.time.sleep(wait);
+        poll_fn(|context| {
+            let state = &mut *self.0.state.borrow_mut();
+            if state.pace.is_enough() || sleep.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            state.waiting = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        self.0.state.borrow_mut().waiting = None;
+    }
+
     /// The next frame. None: nothing waits any more, or nothing may be written; `writing` is over.
     fn gather(&self) -> Option<Gathered> {
         let (gathered, refused) = {
             let state = &mut *self.0.state.borrow_mut();
             let (gathered, refused) = state.gather(&self.0.limits);
             state.writing = gathered.is_some();
+            match gathered {
+                Some(_) => {
+                    let is_all = state.queue.is_empty();
+                    state.pace.on_frame(self.0.time.passed(), is_all);
+                }
+                None => state.pace.on_none(),
+            }
             (gathered, refused)
         };
         for log in &refused {
