@@ -21,7 +21,7 @@ const BYTES_ENOUGH: usize = 64 << 10;
 /// Frames of more appends than this are worth a write each.
 const APPENDS_FEW: u64 = 8;
 
-/// What is not slower than this many times as slow is as fast.
+/// Appends that take up to so many times as long count as being as fast: the rest is chance.
 const SLOWER: (u64, u64) = (5, 4);
 
 /// After so many windows apart it is looked again how fast appends come without.
