@@ -112,7 +112,18 @@ pub struct Checkpoints {
 
 impl Checkpoints {
     fn begin(&self, folder: &Folder) {
-        let rows = folder.logs.iter().map(|log| {
+        let mut rows = BTreeMap::new();
+        // Of those, too, whose folder a power cut took: this start may fail to make another.
+        for ((topic, index), start) in &folder.log_starts {
+            let offsets = Offsets {
+                recovery_point: Offset(0),
+                log_start: *start,
+                high_watermark: Offset(0),
+                first_dirty: None,
+            };
+            rows.insert((Str::from(topic), *index), offsets);
+        }
+        for log in &folder.logs {
             let point = log.opening.recovery_point.unwrap_or_default();
             let offsets = Offsets {
                 recovery_point: point,
@@ -120,14 +131,14 @@ impl Checkpoints {
                 high_watermark: point,
                 first_dirty: log.opening.first_dirty,
             };
-            Row {
-                topic: Str::from(&log.topic),
-                index: log.partition,
-                offsets,
-            }
+            rows.insert((Str::from(&log.topic), log.partition), offsets);
+        }
+        let rows = rows.into_iter().map(|((topic, index), offsets)| Row {
+            topic,
+            index,
+            offsets,
         });
-        let mut rows: Rows = rows.collect();
-        rows.sort_by(|one, other| one.name().cmp(&other.name()));
+        let rows: Rows = rows.collect();
         self.rows.replace(Rc::new(rows));
     }
 
@@ -307,6 +318,18 @@ mod tests {
                 first_dirty: Some(offset),
             },
         }
+    }
+
+    #[test]
+    fn where_a_log_begins_whose_folder_is_gone_stays_known() {
+        let mut folder = Folder::default();
+        let name = ("gone".to_owned(), PartitionIndex(0));
+        folder.log_starts.insert(name, Offset(3));
+        let checkpoints = Checkpoints::default();
+        checkpoints.begin(&folder);
+        let rows = checkpoints.rows.borrow().clone();
+        let starts: Vec<_> = rows.iter().map(|row| row.offsets.log_start).collect();
+        assert_eq!(starts, [Offset(3)]);
     }
 
     #[test]

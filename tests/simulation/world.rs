@@ -870,10 +870,10 @@ impl Start {
         for index in 0..self.topics.len() {
             let topic = self.topics[index].clone();
             let found = folder.logs.iter().find(|log| log.topic == topic.name);
-            if let Some(found) = found.filter(|_| !topic.is_new) {
-                let opening = &found.opening;
-                let point = opening.recovery_point.unwrap_or_default();
-                self.topics[index].former = (point, opening.log_start.unwrap_or_default());
+            if !topic.is_new {
+                let point = found.and_then(|found| found.opening.recovery_point);
+                let start = folder.log_start(topic.name, PartitionIndex(0));
+                self.topics[index].former = (point.unwrap_or_default(), start.unwrap_or_default());
             }
             if self.skipped == Some(index) && folder.clean.is_none() {
                 missing.push(topic.key());
