@@ -20,6 +20,9 @@ const CHUNK_BYTES_MAX: usize = HUGE_PAGE;
 const SMALL_PAGES_BYTES_MAX: usize = 1 << 20;
 const HUGE_PAGES_FILL_MS: TimestampMs = 20;
 
+/// A part of the budget that is kept free, so that appends need not wait until what leaves is written.
+const FREE_SHARE: usize = 16;
+
 /// The tail cache memory of one shard. Clones are handles on the same budget.
 #[derive(Clone)]
 pub struct TailBudget(Rc<Budget>);
@@ -27,6 +30,8 @@ pub struct TailBudget(Rc<Budget>);
 struct Budget {
     limit: usize,
     used: Cell<usize>,
+    /// Of these, in chunks that go as soon as they are written.
+    leaving: Cell<usize>,
     /// In the order the chunks were made, over all logs.
     queue: RefCell<VecDeque<Weak<Log>>>,
 }
@@ -36,6 +41,7 @@ impl TailBudget {
         TailBudget(Rc::new(Budget {
             limit: limit_bytes,
             used: Cell::new(0),
+            leaving: Cell::new(0),
             queue: RefCell::default(),
         }))
     }
@@ -74,34 +80,20 @@ impl TailBudget {
         self.evict();
     }
 
-    /// Drops the oldest chunks that are written until the limit is kept. Call when something has been
-    /// written, with no borrow of any log held.
-    pub(super) fn evict(&self) {
-        if self.0.used.get() <= self.0.limit {
-            return;
-        }
-        let mut turns = self.0.queue.borrow().len();
-        while self.0.used.get() > self.0.limit && turns > 0 {
-            turns -= 1;
+    /// Lets the oldest chunks go until a little is free: at once what is written, all else when it will be. No borrow of
+    /// any log may be held.
+    fn evict(&self) {
+        let keep = self.limit() - self.limit() / FREE_SHARE;
+        while self.used() - self.0.leaving.get() > keep {
             let Some(oldest) = self.0.queue.borrow_mut().pop_front() else {
                 return;
             };
-            let Some(log) = oldest.upgrade() else {
-                continue; // Its chunks went with it.
-            };
-            if log.evict_oldest_chunk() == Eviction::Unwritten {
-                self.0.queue.borrow_mut().push_back(oldest);
+            // Its chunks went with it, if it is gone.
+            if let Some(log) = oldest.upgrade() {
+                log.evict_oldest_chunk();
             }
         }
     }
-}
-
-#[derive(PartialEq)]
-pub(super) enum Eviction {
-    Done,
-    /// It dropped its chunks meanwhile.
-    Nothing,
-    Unwritten,
 }
 
 /// A stretch of one segment, in one buffer that starts at a block of the file.
@@ -115,6 +107,8 @@ pub(super) struct Chunk {
     /// The offset behind them.
     pub(super) next_offset: Offset,
     begun_ms: TimestampMs,
+    /// Takes no more, and goes as soon as it is written.
+    leaving: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -129,6 +123,10 @@ impl Chunk {
     /// Position in the file behind the last batch.
     pub(super) fn end(&self) -> u32 {
         self.file_position + self.buffer.len() as u32
+    }
+
+    fn is_written(&self) -> bool {
+        self.segment.written.get() >= self.end()
     }
 
     fn first_offset(&self) -> Offset {
@@ -186,7 +184,8 @@ impl Tail {
     ) -> bool {
         let position = segment.size.get();
         let fits = self.chunks.back().is_some_and(|chunk| {
-            Rc::ptr_eq(&chunk.segment, segment) && chunk.buffer.room() >= batch.len()
+            let has_room = chunk.buffer.room() >= batch.len();
+            has_room && !chunk.leaving && Rc::ptr_eq(&chunk.segment, segment)
         });
         if !fits {
             self.add_chunk(segment, position, batch.len(), offsets.start, now_ms);
@@ -245,6 +244,7 @@ impl Tail {
             batches: Vec::new(),
             next_offset,
             begun_ms: now_ms,
+            leaving: false,
         });
     }
 
@@ -278,25 +278,42 @@ impl Tail {
         self.chunks.get(index)
     }
 
-    fn evict_front(&mut self) -> Eviction {
-        let Some(chunk) = self.chunks.front() else {
-            return Eviction::Nothing;
+    /// Lets the oldest chunk go that has not been let go before. True if it must be written first.
+    fn evict(&mut self) -> bool {
+        let newest = self.chunks.len().wrapping_sub(1);
+        let Some(index) = self.chunks.iter().position(|chunk| !chunk.leaving) else {
+            return false; // It dropped its chunks meanwhile.
         };
-        if chunk.segment.written.get() < chunk.end() {
-            return Eviction::Unwritten;
-        }
-        if self.chunks.len() == 1 {
+        let chunk = &mut self.chunks[index];
+        if index == newest {
             // The cache has no room for more than what this log writes in the time of a chunk.
-            let written = chunk.buffer.len().next_power_of_two();
-            self.next_capacity = written.clamp(CHUNK_BYTES_MIN, self.next_capacity);
+            let filled = chunk.buffer.len().next_power_of_two();
+            self.next_capacity = filled.clamp(CHUNK_BYTES_MIN, self.next_capacity);
         }
-        self.drop_front();
-        Eviction::Done
+        chunk.leaving = true;
+        let leaving = &self.budget.0.leaving;
+        leaving.set(leaving.get() + chunk.buffer.capacity());
+        let is_unwritten = !chunk.is_written();
+        self.drop_written();
+        is_unwritten
+    }
+
+    /// Drops the chunks that only had to be written.
+    pub(super) fn drop_written(&mut self) {
+        let may_go = |chunk: &Chunk| chunk.leaving && chunk.is_written();
+        while self.chunks.front().is_some_and(may_go) {
+            self.drop_front();
+        }
     }
 
     fn drop_front(&mut self) {
         if let Some(chunk) = self.chunks.pop_front() {
-            self.budget.give_back(chunk.buffer.capacity());
+            let capacity = chunk.buffer.capacity();
+            if chunk.leaving {
+                let leaving = &self.budget.0.leaving;
+                leaving.set(leaving.get() - capacity);
+            }
+            self.budget.give_back(capacity);
         }
     }
 
@@ -329,11 +346,10 @@ impl Drop for Tail {
 
 impl Log {
     /// What only the journal has stays until it is written behind, which is time now.
-    fn evict_oldest_chunk(self: &Rc<Self>) -> Eviction {
-        let eviction = self.state.borrow_mut().tail.evict_front();
-        if eviction == Eviction::Unwritten {
+    fn evict_oldest_chunk(self: &Rc<Self>) {
+        let is_unwritten = self.state.borrow_mut().tail.evict();
+        if is_unwritten {
             self.store_now();
         }
-        eviction
     }
 }

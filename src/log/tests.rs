@@ -322,35 +322,93 @@ async fn aborted_are_found(log: &Log) {
     assert_eq!(aborted(6, 9).await, []);
 }
 
+fn journal_key(index: usize) -> JournalKey {
+    JournalKey {
+        topic_id: crate::protocol::Uuid([1; 16]),
+        partition: crate::ids::PartitionIndex(index as i32),
+    }
+}
+
+/// Gives the logs of this context a journal; answers where.
+fn use_journal(context: &mut LogContext, root: &Path) -> PathBuf {
+    let path = replay::path_of(root, 0);
+    let (disk, spawn) = (context.disk.clone(), context.spawn.clone());
+    let limits = JournalLimits::default();
+    let journal = Journal::new(disk, spawn, timer::real(), path.clone(), 7, limits);
+    journal.begin();
+    context.journal = Some(journal);
+    path
+}
+
+async fn journaled_logs(context: &LogContext, root: &Path, count: usize) -> Vec<Rc<Log>> {
+    let mut logs = Vec::new();
+    for index in 0..count {
+        let dir = root.join(format!("t-{index}"));
+        let log = Log::create(context.clone(), dir, None, LogSettings::default(), 0);
+        logs.push(log.await.unwrap());
+        logs[index].use_journal(journal_key(index));
+    }
+    logs
+}
+
+fn is_behind(log: &Rc<Log>) -> bool {
+    log.state.borrow().stored_end < log.durable_end()
+}
+
+/// A cache that is full of what only the journal has has the oldest of it written, not all of it at once.
+#[test]
+fn of_a_full_cache_as_much_is_written_as_is_over() {
+    const CHUNK: usize = 16 << 10;
+    const FIT: usize = 60;
+    let folder = folder();
+    let root = folder.path().to_owned();
+    on_glommio(async move || {
+        let mut context = context(CHUNK * FIT / 15 * 16);
+        use_journal(&mut context, &root);
+        let logs = journaled_logs(&context, &root, 1 + FIT + 10).await;
+        while !is_behind(&logs[0]) {
+            let batch = batch(1, 10, 0);
+            let end = logs[0].append(&batch, LeaderEpoch(0), 0).unwrap();
+            let end = end.last_offset.plus(1);
+            let durable = logs[0].wait_until(|state| state.durable_end >= end);
+            durable.await.unwrap();
+        }
+        for log in &logs[1..] {
+            log.append(&batch(1, 9_000, 0), LeaderEpoch(0), 0).unwrap();
+        }
+        let goes = |log: &&Rc<Log>| log.state.borrow().store_target > Offset(0);
+        assert_eq!(logs[1..].iter().filter(goes).count(), 10);
+        for log in &logs[1..] {
+            let durable = log.wait_until(|state| state.durable_end == Offset(1));
+            durable.await.unwrap();
+        }
+        for log in logs.iter().filter(goes) {
+            let end = log.end_offset();
+            log.wait_until(|state| state.stored_end == end)
+                .await
+                .unwrap();
+        }
+        assert_eq!(context.budget.used(), CHUNK * FIT);
+        assert_eq!(logs.iter().filter(|log| is_behind(log)).count(), FIT);
+        for log in &logs {
+            assert_eq!(read_all(log, Offset(0)).await, log.end_offset());
+        }
+    });
+}
+
 /// What the journal has of a log and the segments lack must be read, survive without them, and go with it.
 #[test]
 fn small_appends_are_durable_in_the_journal_before_they_are_in_their_segments() {
     let folder = folder();
     let root = folder.path().to_owned();
     on_glommio(async move || {
-        let key = |index: i32| JournalKey {
-            topic_id: crate::protocol::Uuid([1; 16]),
-            partition: crate::ids::PartitionIndex(index),
-        };
         let mut context = context(1 << 20);
-        let (disk, spawn) = (context.disk.clone(), context.spawn.clone());
-        let path = replay::path_of(&root, 0);
-        let limits = JournalLimits::default();
-        let journal = Journal::new(disk.clone(), spawn, timer::real(), path.clone(), 7, limits);
-        journal.begin();
-        context.journal = Some(journal);
-        let mut logs = Vec::new();
-        for index in 0..3 {
-            let dir = root.join(format!("t-{index}"));
-            let settings = LogSettings::default();
-            let log = Log::create(context.clone(), dir, None, settings, 0);
-            logs.push(log.await.unwrap());
-            logs[index].use_journal(key(index as i32));
-        }
+        let path = use_journal(&mut context, &root);
+        let disk = context.disk.clone();
+        let logs = journaled_logs(&context, &root, 3).await;
         // The first appends go straight into the segments, until the journal is made.
-        let is_behind = |log: &Log| log.state.borrow().stored_end < log.durable_end();
         let mut ends = [Offset(0); 3];
-        while !logs.iter().all(|log| is_behind(log)) {
+        while !logs.iter().all(is_behind) {
             for (log, end) in logs.iter().zip(&mut ends) {
                 *end = log
                     .append(&batch(2, 500, 1_000), LeaderEpoch(0), 0)
@@ -378,7 +436,7 @@ fn small_appends_are_durable_in_the_journal_before_they_are_in_their_segments() 
         let journaled = replay::read(&disk, &root).await.unwrap();
         for (index, end) in ends.into_iter().enumerate() {
             let opening = Opening {
-                journaled: journaled[&key(index as i32)].clone(),
+                journaled: journaled[&journal_key(index)].clone(),
                 ..Opening::default()
             };
             let dir = root.join(format!("t-{index}"));

@@ -345,8 +345,12 @@ impl Log {
         }
         let counts_as_durable = self.settings().durability() != Durability::Synced
             || self.context.acknowledges_before_sync();
-        let advanced = self.state.borrow_mut().advance_stored();
-        self.context.budget.evict();
+        let advanced = {
+            let state = &mut *self.state.borrow_mut();
+            let advanced = state.advance_stored();
+            state.tail.drop_written();
+            advanced
+        };
         if advanced.batches {
             self.wake_waiters();
             let stored = self.state.borrow().stored_end;
