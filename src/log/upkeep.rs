@@ -19,7 +19,7 @@ impl Log {
     pub async fn tick(self: &Rc<Self>, now_ms: TimestampMs) -> Result<(), LogError> {
         self.check_open()?;
         self.flush_by_time(now_ms);
-        self.store_by_time(now_ms);
+        self.store_by_time(now_ms).await?;
         let expiration_ms = self.context.producer_id_expiration_ms.get();
         self.producers.borrow_mut().expire(now_ms, expiration_ms);
         self.remove_doomed(now_ms).await;
@@ -69,8 +69,9 @@ impl Log {
         self.kick_syncer();
     }
 
-    /// What the journal has and the segments lack does not wait for ever for more to come.
-    fn store_by_time(self: &Rc<Self>, now_ms: TimestampMs) {
+    /// What the journal has and the segments lack does not wait for ever for more to come. Ends when it is written: of
+    /// the many logs that may be due together, one is written after the other.
+    async fn store_by_time(self: &Rc<Self>, now_ms: TimestampMs) -> Result<(), LogError> {
         let is_due = {
             let state = &mut *self.state.borrow_mut();
             let waited_ms = now_ms.saturating_sub(state.behind_since_ms);
@@ -80,9 +81,12 @@ impl Log {
             }
             is_due
         };
-        if is_due {
-            self.store_now();
+        if !is_due {
+            return Ok(());
         }
+        let end = self.end_offset();
+        self.store_now();
+        self.wait_until(|state| state.stored_end >= end).await
     }
 
     /// Gives back buffers, reserved space and descriptors. The next append reads its first block back.
