@@ -48,8 +48,11 @@ pub const JOURNAL_FRAME_BYTES_MAX: usize = 1 << 20;
 /// What a journal begins with, and what of it is used again at a time.
 pub const JOURNAL_ZONE_BYTES: u32 = 4 << 20;
 
-/// As large as the journal of one core grows.
-pub const JOURNAL_ZONES_MAX: usize = 16;
+/// As large as the journal of one core grows, and with many logs, as each has a write and a sync of its own when room
+/// is to be freed.
+pub const JOURNAL_ZONES_FEW: usize = 16;
+pub const JOURNAL_ZONES_MAX: usize = 64;
+pub const JOURNAL_LOGS_PER_ZONE: usize = 16;
 
 /// Appends by which a journal tells whether they come slower when its writes are kept apart: a tenth more or less of
 /// them is chance.

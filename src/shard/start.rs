@@ -364,7 +364,7 @@ impl Seed {
             timer::real(),
             replay::path_of(&self.broker.config.data_dir, self.id.0),
             entropy::seed(),
-            JournalLimits::default(),
+            JournalLimits::within(plan.tail_cache_bytes),
         ));
         let mesh = Mesh::new(self.id, &self.ends);
         let shard = Shard::new(self.id, self.broker, mesh, logs);

@@ -263,7 +263,9 @@ impl World {
                 entry_bytes_max: 4095,
                 frame_bytes_max: 4096 << 1,
                 zone_bytes: 8192 << self.random.below(3),
+                zones_few: 1 + self.random.below(2) as usize,
                 zones_max: 1 + self.random.below(4) as usize,
+                logs_per_zone: 1,
                 pace_appends: 1 + self.random.below(16),
             };
             let path = replay::path_of(&root(), 0);

@@ -229,7 +229,9 @@ impl World {
                 entry_bytes_max,
                 frame_bytes_max,
                 zone_bytes: (frame_bytes_max as u32) << self.random.below(3),
+                zones_few: 1 + self.random.below(2) as usize,
                 zones_max: 1 + self.random.below(4) as usize,
+                logs_per_zone: 1,
                 pace_appends: 1 + self.random.below(16),
             };
             let path = replay::path_of(&root(), core);

@@ -25,7 +25,7 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::try_join_all;
-use futures::stream;
+use futures::stream::FuturesUnordered;
 
 use super::settings::{Durability, Spawn};
 use super::{Log, LogError};
@@ -44,8 +44,12 @@ pub use frame::{JournalKey, JournaledRun};
 /// Zeroes written at a time.
 const ZEROES_BYTES: usize = 256 << 10;
 
-/// Logs whose segments are brought up to date at the same time, to free a zone.
+/// Logs whose segments are brought up to date at the same time, when room runs out: the more at once, the longer the
+/// journal's own writes and syncs take beside theirs.
 const SETTLING_MAX: usize = 8;
+
+/// Parts of the room by which it is told how many.
+const ROOM_PARTS: usize = 8;
 
 /// What a journal keeps to.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +61,11 @@ pub struct JournalLimits {
     /// Bytes of one write.
     pub frame_bytes_max: usize,
     pub zone_bytes: u32,
+    /// With few logs, and with however many.
+    pub zones_few: usize,
     pub zones_max: usize,
+    /// From `zones_few` on there is a zone for so many logs.
+    pub logs_per_zone: usize,
     /// Appends by which it is told whether they come slower when writes are kept apart.
     pub pace_appends: u64,
 }
@@ -69,9 +77,29 @@ impl Default for JournalLimits {
             entry_bytes_max: limits::JOURNAL_ENTRY_BYTES_MAX,
             frame_bytes_max: limits::JOURNAL_FRAME_BYTES_MAX,
             zone_bytes: limits::JOURNAL_ZONE_BYTES,
+            zones_few: limits::JOURNAL_ZONES_FEW,
             zones_max: limits::JOURNAL_ZONES_MAX,
+            logs_per_zone: limits::JOURNAL_LOGS_PER_ZONE,
             pace_appends: limits::JOURNAL_PACE_APPENDS,
         }
+    }
+}
+
+impl JournalLimits {
+    /// What is in the journal alone stays in the tail cache, and should leave room there.
+    pub fn within(tail_cache_bytes: usize) -> JournalLimits {
+        let limits = JournalLimits::default();
+        let zones = tail_cache_bytes / 2 / limits.zone_bytes as usize;
+        JournalLimits {
+            zones_max: zones.clamp(limits.zones_few, limits.zones_max),
+            ..limits
+        }
+    }
+
+    /// To settle a log takes a write and a sync, whatever it has: many logs want more room.
+    fn zones_for(&self, logs: usize) -> usize {
+        let wanted = logs / self.logs_per_zone;
+        wanted.max(self.zones_few).min(self.zones_max)
     }
 }
 
@@ -394,9 +422,10 @@ impl Journal {
         let (grow, settle) = {
             let state = &mut *self.0.state.borrow_mut();
             let ready = state.condition == Condition::Ready;
-            let may_grow = state.zones.count() < state.zones_max && state.zones.runs_short();
-            let grow = ready && may_grow && !state.growing;
-            let many = state.zones.live_count() > self.0.limits.zones_max.div_ceil(2);
+            let zones_max = self.0.limits.zones_for(state.zones.log_count());
+            let may_grow = state.zones.count() < zones_max.min(state.zones_max);
+            let grow = ready && may_grow && state.zones.runs_short() && !state.growing;
+            let many = state.zones.live_count() > zones_max.div_ceil(2);
             let settle = ready && (many || is_full) && !state.settling;
             state.growing |= grow;
             state.settling |= settle;
@@ -412,22 +441,42 @@ impl Journal {
         }
     }
 
-    /// Has the logs' segments written and synced up to what the journal has of them, and frees the zones.
+    /// Has the logs' segments written and synced up to what the journal has of them, and frees the zones filled so far.
+    /// The first takes the time: whatever a log has is settled with it.
     async fn settle(&self) {
-        if !self.forgets() {
-            let keepers = self.0.state.borrow().zones.keepers();
-            stream::iter(keepers)
-                .map(|log| async move {
-                    // One that fails is offline then, and keeps its zones for the next start.
+        let below = self.0.state.borrow().zones.current_sequence();
+        // Those that logs keep which have failed: for the next start.
+        let mut kept = 0;
+        while let Some(keepers) = self.keepers(kept, below) {
+            let mut settling = FuturesUnordered::new();
+            for log in keepers {
+                while settling.len() >= self.settling_max() {
+                    settling.next().await;
+                }
+                settling.push(async move {
                     let _told = log.flush().await;
-                })
-                .buffer_unordered(SETTLING_MAX)
-                .collect::<()>()
-                .await;
+                });
+            }
+            settling.collect::<()>().await;
+            yield_once().await;
+            let state = &mut *self.0.state.borrow_mut();
+            if !state.zones.recycle(kept, self.forgets()) {
+                kept += 1;
+            }
         }
-        let state = &mut *self.0.state.borrow_mut();
-        state.zones.recycle(self.forgets());
-        state.settling = false;
+        self.0.state.borrow_mut().settling = false;
+    }
+
+    fn keepers(&self, live: usize, below: Option<u64>) -> Option<Vec<Rc<Log>>> {
+        let keepers = self.0.state.borrow().zones.keepers(live, below?)?;
+        Some(if self.forgets() { Vec::new() } else { keepers })
+    }
+
+    /// One log at a time, as long as there is room.
+    fn settling_max(&self) -> usize {
+        let state = self.0.state.borrow();
+        let parts_free = ROOM_PARTS * state.zones.free_count() / state.zones.count().max(1);
+        (SETTLING_MAX >> parts_free).max(1)
     }
 
     async fn make(&self) {

@@ -1,7 +1,7 @@
 //! Owns which part of the journal's files is used for what: zones that are filled one after the other, and freed when
 //! every log with entries in them has these in synced segments. Touches no file.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use super::frame::Place;
@@ -62,6 +62,10 @@ impl Zones {
 
     pub(super) fn count(&self) -> usize {
         self.zones.len()
+    }
+
+    pub(super) fn free_count(&self) -> usize {
+        self.free.len()
     }
 
     pub(super) fn live_count(&self) -> usize {
@@ -156,33 +160,35 @@ impl Zones {
         left + self.free.len() * zone_bytes < self.zones.len() * zone_bytes / 2
     }
 
-    /// The logs that keep zones from being freed, but for the one that is being filled.
-    pub(super) fn keepers(&self) -> Vec<Rc<Log>> {
-        let filled = self.live.len().saturating_sub(1);
-        let holders = self.live.iter().take(filled);
-        let holders = holders.flat_map(|number| &self.zones[*number].holders);
-        let mut seen = HashSet::new();
-        holders
-            .filter(|holder| !holder.is_settled())
-            .filter_map(|holder| holder.log.upgrade())
-            .filter(|log| seen.insert(Rc::as_ptr(log)))
-            .collect()
+    /// Logs that had something in the last zone that was filled.
+    pub(super) fn log_count(&self) -> usize {
+        let last_filled = self.live.iter().rev().nth(1);
+        last_filled.map_or(0, |number| self.zones[*number].holders.len())
     }
 
-    /// Frees what is no longer needed; `all` frees it needed or not, to see that it is missed.
-    pub(super) fn recycle(&mut self, all: bool) {
-        let Some(current) = self.live.pop_back() else {
-            return;
-        };
-        for number in std::mem::take(&mut self.live) {
-            let holders = &mut self.zones[number].holders;
-            if all || holders.iter().all(Holder::is_settled) {
-                holders.clear();
-                self.free.push_back(number);
-            } else {
-                self.live.push_back(number);
-            }
+    /// The sequence of the use of the one that is being filled.
+    pub(super) fn current_sequence(&self) -> Option<u64> {
+        let current = self.live.back()?;
+        Some(self.zones[*current].sequence)
+    }
+
+    /// What keeps the live zone of this number, oldest first, from being freed. None: it was begun with `below` or later.
+    pub(super) fn keepers(&self, live: usize, below: u64) -> Option<Vec<Rc<Log>>> {
+        let zone = &self.zones[*self.live.get(live)?];
+        let keepers = zone.holders.iter().filter(|holder| !holder.is_settled());
+        (zone.sequence < below).then(|| keepers.filter_map(|holder| holder.log.upgrade()).collect())
+    }
+
+    /// Frees the live zone of this number unless it is still needed; `anyway` to see that it is missed. Whether it did.
+    pub(super) fn recycle(&mut self, live: usize, anyway: bool) -> bool {
+        let number = self.live[live];
+        let holders = &mut self.zones[number].holders;
+        let frees = anyway || holders.iter().all(Holder::is_settled);
+        if frees {
+            holders.clear();
+            self.live.remove(live);
+            self.free.push_back(number);
         }
-        self.live.push_back(current);
+        frees
     }
 }
