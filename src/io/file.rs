@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 
 use super::BLOCK;
 use super::FileRange;
+use super::file_range::read_direct;
 use super::ring;
 #[cfg(feature = "simulation")]
 use super::simulated::SimulatedFile;
@@ -19,7 +20,7 @@ use super::simulated::SimulatedFile;
 pub enum Mode {
     /// Reads through the page cache.
     Read,
-    /// As `Read`, and ranges of the file for sockets, which are read past the page cache.
+    /// Reads past the page cache, where the file system can, and ranges of the file for sockets.
     Serve,
     /// Aligned direct writes into an existing file.
     Write,
@@ -41,7 +42,7 @@ enum Kind {
 #[derive(Clone)]
 struct RealFile {
     descriptor: Arc<OwnedFd>,
-    /// The same file once more, for direct reads of ranges.
+    /// The same file once more, for direct reads.
     direct: Option<Arc<OwnedFd>>,
     /// Set once any file of this disk was refused direct I/O.
     refuses_direct: Arc<AtomicBool>,
@@ -217,6 +218,18 @@ impl RealFile {
     async fn read_at(&self, position: u64, length: usize) -> io::Result<Bytes> {
         let mut whole: Option<bytes::BytesMut> = None;
         let mut done = 0;
+        if let Some(direct) = &self.direct {
+            match read_direct(direct, position, length).await {
+                Ok(bytes) if bytes.len() == length => return Ok(bytes),
+                Ok(bytes) => {
+                    done = bytes.len();
+                    whole = Some(bytes::BytesMut::from(&bytes[..]));
+                }
+                // As in `FileRange::read`; or a signal came.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EINTR)) => {}
+                Err(error) => return Err(error),
+            }
+        }
         while done < length {
             let operation = ring::read(&self.descriptor, position + done as u64, length - done);
             let (result, payload) = operation.await;

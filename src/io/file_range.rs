@@ -73,7 +73,11 @@ impl FileRange {
 }
 
 /// `length` bytes at `position`, by whole blocks around them; fewer at the end of the file.
-async fn read_direct(file: &Arc<OwnedFd>, position: u64, length: usize) -> io::Result<Bytes> {
+pub(super) async fn read_direct(
+    file: &Arc<OwnedFd>,
+    position: u64,
+    length: usize,
+) -> io::Result<Bytes> {
     let before = (position % BLOCK as u64) as usize;
     let blocks = (before + length).next_multiple_of(BLOCK);
     let (result, payload) = ring::read_direct(file, position - before as u64, blocks).await;
@@ -86,10 +90,10 @@ async fn read_direct(file: &Arc<OwnedFd>, position: u64, length: usize) -> io::R
 mod tests {
     use super::*;
     use crate::io::file::resident;
-    use crate::io::{Disk, Mode};
+    use crate::io::{Disk, File, Mode};
 
     /// A file of whole blocks and a bit, written past the page cache where the file system can.
-    async fn cold_file(length: usize) -> (tempfile::TempDir, FileRange, Vec<u8>) {
+    async fn cold_file(length: usize) -> (tempfile::TempDir, File, Vec<u8>) {
         let dir = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
         let path = dir.path().join("file");
         let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
@@ -98,14 +102,15 @@ mod tests {
         let file = disk.open(&path, Mode::Serve).await.unwrap();
         file.sync_data().await.unwrap();
         file.forget_cached();
-        (dir, file.range(0, length as u32).unwrap(), bytes)
+        (dir, file, bytes)
     }
 
     #[test]
     fn reads_any_part_and_leaves_the_page_cache_as_it_was() {
         let test = async || {
             ring::init_thread().unwrap();
-            let (_dir, range, bytes) = cold_file(3 * BLOCK + 1000).await;
+            let (_dir, file, bytes) = cold_file(3 * BLOCK + 1000).await;
+            let range = file.range(0, bytes.len() as u32).unwrap();
             let was_resident = resident(&range.file, 0, range.length);
             for (position, length) in [
                 (0, 10),
@@ -121,8 +126,13 @@ mod tests {
                     assert!(!piece.is_empty());
                     read.extend_from_slice(&piece);
                 }
-                assert_eq!(read, bytes[position..position + length]);
+                let expected = &bytes[position..position + length];
+                assert_eq!(read, expected);
+                let at = position as u64;
+                assert_eq!(file.read_at(at, length).await.unwrap(), expected);
             }
+            let to_the_end = file.read_at(13_000, 10_000).await.unwrap();
+            assert_eq!(to_the_end, bytes[13_000..]);
             assert_eq!(range.read_all().await.unwrap(), bytes);
             assert!(range.read(range.end(), 10).await.unwrap().is_empty());
             assert_eq!(resident(&range.file, 0, range.length), was_resident);

@@ -123,7 +123,7 @@ impl Segment {
         }
     }
 
-    /// For searches through the page cache, and ranges for sockets.
+    /// For searches, and ranges for sockets.
     pub(super) async fn reader(&self, disk: &Disk, dir: &Path) -> io::Result<File> {
         self.was_read.set(true);
         if let Some(file) = &*self.reader.borrow() {
