@@ -175,6 +175,10 @@ def connections_go_where_their_records_are(folder):
         try:
             written = 0
             deadline = time.monotonic() + DEADLINE_SECONDS
+            # All have the connection that they begin with: one dealt out when others have moved would be on the emptier core.
+            while sum(one["connections"] for one in server.each_core()) < len(producers):
+                expect(time.monotonic() < deadline, f"connections of the cores: {server.each_core()}")
+                time.sleep(0.02)
             while True:
                 for number, producer in enumerate(producers):
                     producer.stdin.write(f"{number}:{written}\n".encode())
