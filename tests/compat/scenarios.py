@@ -5,12 +5,11 @@ prepares without recording. Topic names carry the version, so that each version 
 """
 
 import struct
-import time
 
 import consumer_group_scenarios
 import group_scenarios
 import wire
-from wire import batch
+from wire import TIME, batch
 
 SETTINGS = {"node.id": "0", "offsets.topic.replication.factor": "1", "offsets.topic.num.partitions": "1",
             "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
@@ -26,8 +25,6 @@ VERSIONS = {
 } | group_scenarios.VERSIONS | consumer_group_scenarios.VERSIONS
 
 TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
-# An hour ago: older producers and records would expire while the test runs.
-TIME = int(time.time()) * 1000 - 3_600_000
 
 
 def versions(api: str) -> range:

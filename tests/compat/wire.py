@@ -11,11 +11,14 @@ import pathlib
 import re
 import socket
 import struct
+import time
 import uuid
 
 SCHEMA = pathlib.Path(os.environ.get("COATI_SCHEMA", pathlib.Path(__file__).resolve().parents[2] / "src" / "protocol" / "schema"))
 TIMEOUT_SECONDS = 30
 ZERO_ID = "00000000-0000-0000-0000-000000000000"
+# An hour ago: older producers and records would expire while a test runs.
+TIME = int(time.time()) * 1000 - 3_600_000
 
 
 class WireError(Exception):
@@ -411,7 +414,7 @@ def record(delta: int, key: bytes | None, value: bytes | None, headers=(), times
     return varint(len(body)) + bytes(body)
 
 
-def batch(values, *, timestamp: int = 1_700_000_000_000, step: int = 0, base_offset: int = 0, producer_id: int = -1,
+def batch(values, *, timestamp: int = TIME, step: int = 0, base_offset: int = 0, producer_id: int = -1,
           producer_epoch: int = -1, sequence: int = -1, attributes: int = 0, magic: int = 2, leader_epoch: int = -1,
           codec: str = "none", count: int | None = None, last_delta: int | None = None, crc: int | None = None,
           length_error: int = 0, max_timestamp: int | None = None) -> bytes:
