@@ -6,6 +6,7 @@ Prints `pass` or `FAIL` a case. A client that dies, or leaves a case without an 
 """
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import subprocess
@@ -20,6 +21,7 @@ import wire
 
 ALL_CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 CLIENT_DEADLINE_SECONDS = 600
+CLIENTS_AT_ONCE = 3  # They wait for most of their time.
 
 
 class Client:
@@ -104,19 +106,23 @@ def main():
     chosen = [client for client in CLIENTS if client.name in options.client]
     base_timestamp = int(time.time() * 1000) - 3_600_000
     label = options.kind + (f"/{options.cores} cores" if options.cores else "")
-    failures = 0
     with broker.Broker(options.kind, {"num.partitions": str(cases.PARTITIONS)}, options.cores) as server:
         produced = {client.name: produce_cases(client, base_timestamp) for client in chosen}
         cases.create_topics(server.bootstrap, [c["topic"] for made in produced.values() for c in made if c["kind"] == "produce"])
-        for client in chosen:
-            failures += run(client, server.bootstrap, produced[client.name], f"{label} {client.name}")
-            failures += check_codecs(client, server.bootstrap, produced[client.name], f"{label} {client.name}")
-        for reader in chosen:
+
+        def produce(client: Client) -> int:
+            title = f"{label} {client.name}"
+            return run(client, server.bootstrap, produced[client.name], title) + check_codecs(client, server.bootstrap, produced[client.name], title)
+
+        def read(reader: Client) -> int:
             others = [case | {"kind": "verify", "name": f"reads {client.name}'s {case['codec']}"}
                       for client in chosen if client is not reader for case in produced[client.name]
                       if case.get("acks") == "all" and case["idempotent"] and case["codec"] in reader.codecs]
-            if others:
-                failures += run(reader, server.bootstrap, others, f"{label} {reader.name}")
+            return run(reader, server.bootstrap, others, f"{label} {reader.name}") if others else 0
+
+        with concurrent.futures.ThreadPoolExecutor(CLIENTS_AT_ONCE) as pool:
+            failures = sum(pool.map(produce, chosen))
+            failures += sum(pool.map(read, chosen))
         if failures:
             print(server.log()[-3000:])
     sys.exit(1 if failures else 0)

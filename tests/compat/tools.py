@@ -6,6 +6,7 @@ What the log of offsets holds is read by Kafka's own formatters and its dump too
 """
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import re
@@ -20,6 +21,7 @@ from cases import check
 
 TOOLS = "org.apache.kafka.tools."
 DEADLINE_SECONDS = 120
+CASES_AT_ONCE = 2
 
 
 class Tools:
@@ -307,17 +309,19 @@ def main():
     arguments.add_argument("--cores", type=int)
     arguments.add_argument("--only", nargs="*", default=[])
     options = arguments.parse_args()
-    failed = 0
     with broker.Broker(options.kind, {"num.partitions": "3", "node.id": "1"}, options.cores) as server:
-        for case in ALL:
-            if options.only and case.__name__ not in options.only:
-                continue
+
+        def play(case) -> bool:
             try:
                 case(Tools(server))
                 print(f"pass tools {case.__name__}", flush=True)
+                return True
             except Exception as error:  # Whatever it is, it is this case's result.
-                failed += 1
                 print(f"FAIL tools {case.__name__}: {error}", flush=True)
+                return False
+
+        with concurrent.futures.ThreadPoolExecutor(CASES_AT_ONCE) as pool:
+            failed = list(pool.map(play, [case for case in ALL if not options.only or case.__name__ in options.only])).count(False)
         if failed:
             print(server.log()[-3000:])
     sys.exit(1 if failed else 0)
