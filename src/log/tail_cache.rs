@@ -34,6 +34,8 @@ struct Budget {
     leaving: Cell<usize>,
     /// In the order the chunks were made, over all logs.
     queue: RefCell<VecDeque<Weak<Log>>>,
+    /// At most so many places in the queue are of logs that are gone.
+    gone: Cell<usize>,
 }
 
 impl TailBudget {
@@ -43,6 +45,7 @@ impl TailBudget {
             used: Cell::new(0),
             leaving: Cell::new(0),
             queue: RefCell::default(),
+            gone: Cell::new(0),
         }))
     }
 
@@ -58,6 +61,11 @@ impl TailBudget {
     /// More is unwritten than may be kept.
     pub fn is_exceeded(&self) -> bool {
         self.0.used.get() > self.0.limit
+    }
+
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.0.queue.borrow().len()
     }
 
     fn take(&self, bytes: usize) {
@@ -93,6 +101,19 @@ impl TailBudget {
                 log.evict_oldest_chunk();
             }
         }
+    }
+
+    /// A log is gone that has made so many chunks. Its places in the queue go when they may be half of all: as long as one
+    /// is there, the log's memory is.
+    fn on_log_gone(&self, chunks: usize) {
+        let mut queue = self.0.queue.borrow_mut();
+        let gone = self.0.gone.get() + chunks;
+        if gone <= queue.len() / 2 {
+            self.0.gone.set(gone);
+            return;
+        }
+        self.0.gone.set(0);
+        queue.retain(|log| log.strong_count() > 0);
     }
 }
 
@@ -159,6 +180,8 @@ impl Chunk {
 /// One log's chunks, by offset, without holes between them.
 pub(super) struct Tail {
     chunks: VecDeque<Chunk>,
+    /// So many there have been.
+    made: usize,
     budget: TailBudget,
     next_capacity: usize,
 }
@@ -167,6 +190,7 @@ impl Tail {
     pub(super) fn new(budget: TailBudget) -> Tail {
         Tail {
             chunks: VecDeque::new(),
+            made: 0,
             budget,
             next_capacity: CHUNK_BYTES_MIN,
         }
@@ -237,6 +261,7 @@ impl Tail {
             }
         };
         self.budget.take(capacity);
+        self.made += 1;
         self.chunks.push_back(Chunk {
             segment: segment.clone(),
             file_position,
@@ -341,6 +366,7 @@ impl Tail {
 impl Drop for Tail {
     fn drop(&mut self) {
         self.clear();
+        self.budget.on_log_gone(self.made);
     }
 }
 

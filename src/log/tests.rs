@@ -396,6 +396,26 @@ fn of_a_full_cache_as_much_is_written_as_is_over() {
     });
 }
 
+/// A place in the tail cache's queue keeps the memory of its log, also when the cache is never full.
+#[test]
+fn a_log_that_is_gone_leaves_the_queue_of_the_tail_cache() {
+    const LOGS: usize = 30;
+    let folder = folder();
+    let root = folder.path().to_owned();
+    on_glommio(async move || {
+        let context = context(64 << 20);
+        for index in 0..LOGS {
+            let dir = root.join(format!("t-{index}"));
+            let log = Log::create(context.clone(), dir, None, LogSettings::default(), 0);
+            let log = log.await.unwrap();
+            log.append(&batch(1, 100, 0), LeaderEpoch(0), 0).unwrap();
+            log.close().await.unwrap();
+        }
+        let places = context.budget.places();
+        assert!(places <= 2, "{places} places are left of {LOGS} logs");
+    });
+}
+
 /// What the journal has of a log and the segments lack must be read, survive without them, and go with it.
 #[test]
 fn small_appends_are_durable_in_the_journal_before_they_are_in_their_segments() {

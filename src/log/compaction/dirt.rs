@@ -109,7 +109,7 @@ impl Log {
             return Ok(first);
         }
         let path = segment_path(&self.dir(), segment.base, "log");
-        let file = self.context.disk.open(&path, Mode::Read).await?;
+        let file = self.context.disk.open(&path, Mode::Serve).await?;
         let mut scanner = Scanner::new(file, u64::from(segment.size.get()), 4096);
         let found = scanner
             .find(0, |header| header.max_timestamp() >= 0)

@@ -407,7 +407,7 @@ impl Cleaner<'_> {
 
     async fn scan(&self, segment: &Segment) -> Result<Scan, CleaningError> {
         let path = segment_path(&self.log.dir(), segment.base, "log");
-        let file = self.log.context.disk.open(&path, Mode::Read).await;
+        let file = self.log.context.disk.open(&path, Mode::Serve).await;
         let file = self.checked(file)?;
         let end = u64::from(segment.size.get());
         Ok(Scan {
