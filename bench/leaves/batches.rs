@@ -28,7 +28,12 @@ pub fn small() -> Bytes {
     batch(1, 100)
 }
 
-/// Both, with the names their figures go by and how many records they have.
+/// Nearly a MiB of small records, as librdkafka sends them at full speed.
+pub fn full() -> (&'static str, Bytes, usize) {
+    ("9,000 x 100 B", batch(9_000, 100), 9_000)
+}
+
+/// The first two, with the names their figures go by and how many records they have.
 pub fn shapes() -> [(&'static str, Bytes, usize); 2] {
     [
         ("64 x 1000 B", large(), LARGE_RECORDS),

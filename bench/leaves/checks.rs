@@ -10,7 +10,7 @@ use coati::protocol::batch::verify_crc;
 use coati::protocol::messages::ProduceRequest;
 use criterion::{Criterion, Throughput};
 
-use crate::batches::{NOW_MS, shapes};
+use crate::batches::{NOW_MS, full, shapes};
 
 pub fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("crc");
@@ -29,7 +29,7 @@ pub fn bench(criterion: &mut Criterion) {
     );
     let version = ProduceRequest::MAX_VERSION;
     let mut group = criterion.benchmark_group("validate");
-    for (name, batch, _) in shapes() {
+    for (name, batch, _) in shapes().into_iter().chain([full()]) {
         let check = || {
             let trust = CompressedRecords::Trust;
             validate(black_box(&batch), version, &"t-0", &topic, trust, NOW_MS)

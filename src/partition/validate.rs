@@ -19,6 +19,10 @@ use crate::protocol::ErrorCode;
 use crate::protocol::batch::{self, BatchError, BatchHeader, HEADER_BYTES, TimestampType};
 use crate::protocol::compression::{Codec, CompressionError, compress, decompress};
 
+use record_head::RecordHead;
+
+mod record_head;
+
 /// A batch that may be appended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Validated {
@@ -350,7 +354,7 @@ fn walk(
     let mut errors = RecordErrors::default();
     for index in 0..header.records_count() {
         let malformed = || refuse(ErrorCode::InvalidRecord, Reason::Record(index));
-        let record = take_record(&mut rest, body_max).ok_or_else(malformed)?;
+        let record = RecordHead::take(&mut rest, body_max).ok_or_else(malformed)?;
         // Kafka stores an uncompressed batch with holes, and its consumers then see wrong offsets.
         if record.offset_delta != index {
             return Err(malformed());
@@ -370,73 +374,6 @@ fn walk(
         return Err(refuse(ErrorCode::InvalidRecord, Reason::BytesAfterRecords));
     }
     errors.into_result().map(|()| max_timestamp)
-}
-
-/// What a check needs of one record.
-struct RecordHead {
-    timestamp_delta: i64,
-    offset_delta: i32,
-    has_key: bool,
-}
-
-/// Takes one record off `rest`; `None` if it is malformed or its body longer than `body_max`.
-fn take_record(rest: &mut &[u8], body_max: usize) -> Option<RecordHead> {
-    let length = usize::try_from(take_varint(rest)?).ok()?;
-    if length > body_max {
-        return None;
-    }
-    let mut body = rest.split_off(..length)?;
-    let body = &mut body;
-    // Attributes, of which no bit means anything.
-    body.split_off_first()?;
-    let timestamp_delta = take_varlong(body)?;
-    let offset_delta = take_varint(body)?;
-    let has_key = skip_bytes(body)?;
-    skip_bytes(body)?;
-    let headers = usize::try_from(take_varint(body)?).ok()?;
-    for _ in 0..headers {
-        let has_name = skip_bytes(body)?;
-        if !has_name {
-            return None;
-        }
-        skip_bytes(body)?;
-    }
-    body.is_empty().then_some(RecordHead {
-        timestamp_delta,
-        offset_delta,
-        has_key,
-    })
-}
-
-/// Skips bytes with their length ahead; false if the length is negative, which stands for null.
-fn skip_bytes(rest: &mut &[u8]) -> Option<bool> {
-    match usize::try_from(take_varint(rest)?) {
-        Ok(length) => rest.split_off(..length).map(|_| true),
-        Err(_) => Some(false),
-    }
-}
-
-fn take_varint(rest: &mut &[u8]) -> Option<i32> {
-    let value = take_unsigned(rest, 5)? as u32;
-    Some((value >> 1) as i32 ^ -((value & 1) as i32))
-}
-
-fn take_varlong(rest: &mut &[u8]) -> Option<i64> {
-    let value = take_unsigned(rest, 10)?;
-    Some((value >> 1) as i64 ^ -((value & 1) as i64))
-}
-
-#[inline]
-fn take_unsigned(rest: &mut &[u8], bytes_max: usize) -> Option<u64> {
-    let mut value = 0;
-    for place in 0..bytes_max {
-        let byte = *rest.split_off_first()?;
-        value |= u64::from(byte & 0x7f) << (7 * place);
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 /// The records of one batch that are refused each for itself, which refuses the batch.
