@@ -8,6 +8,7 @@ use super::time_index::NO_TIMESTAMP;
 use super::transaction_index::AbortedTransaction;
 use crate::ids::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use crate::protocol::batch::{self, Batch, BatchError, BatchHeader, BatchView};
+use crate::protocol::{DecodeError, Reader};
 
 pub(super) use crate::protocol::batch::HEADER_BYTES;
 
@@ -163,32 +164,52 @@ impl Header {
 /// Reads an end-of-transaction record: whether it commits, and its coordinator's epoch.
 /// None for other control records.
 fn end_marker(body: &[u8]) -> Option<(bool, i32)> {
-    let mut rest = body;
-    let _length = varint(&mut rest)?;
-    rest = rest.get(1..)?; // attributes
-    let _timestamp_delta = varint(&mut rest)?;
-    let _offset_delta = varint(&mut rest)?;
-    let key_length = usize::try_from(varint(&mut rest)?).ok()?;
-    let (key, after) = rest.split_at_checked(key_length)?;
-    rest = after;
-    let value_length = usize::try_from(varint(&mut rest)?).ok()?;
-    let value = rest.get(..value_length)?;
+    // The few bytes of a rare record, in memory that its reader may share.
+    let (key, value) = key_and_value(Reader::new(Bytes::copy_from_slice(body))).ok()?;
     // Key: version, type (0 abort, 1 commit). Value: version, coordinator epoch.
     let kind = i16::from_be_bytes(key.get(2..4)?.try_into().ok()?);
     let epoch = i32::from_be_bytes(value.get(2..6)?.try_into().ok()?);
     matches!(kind, 0 | 1).then_some((kind == 1, epoch))
 }
 
-/// A zigzag varint of at most 10 bytes.
-fn varint(bytes: &mut &[u8]) -> Option<i64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some((value >> 1) as i64 ^ -((value & 1) as i64));
+fn key_and_value(mut record: Reader) -> Result<(Bytes, Bytes), DecodeError> {
+    let _length = record.varint()?;
+    let _attributes = record.u8()?;
+    let _timestamp_delta = record.varlong()?;
+    let _offset_delta = record.varint()?;
+    let mut bytes = || {
+        // A marker has both: the length of null is beyond what there is.
+        let length = record.varint()?;
+        record.slice(usize::try_from(length).unwrap_or(usize::MAX))
+    };
+    Ok((bytes()?, bytes()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Version 0 of both, the coordinator's epoch 7.
+    const COMMIT: [u8; 17] = [32, 0, 0, 0, 8, 0, 0, 0, 1, 12, 0, 0, 0, 0, 0, 7, 0];
+
+    #[test]
+    fn a_marker_is_read_whole_or_not_at_all() {
+        assert_eq!(end_marker(&COMMIT), Some((true, 7)));
+        let mut abort = COMMIT;
+        abort[8] = 0;
+        assert_eq!(end_marker(&abort), Some((false, 7)));
+        let without_headers = COMMIT.len() - 1;
+        for end in 0..without_headers {
+            assert_eq!(end_marker(&COMMIT[..end]), None, "cut at {end}");
+        }
+        // A null key, a null value, a number without an end, a leader change.
+        for (at, byte) in [(4, 1), (9, 1), (2, 0x80), (8, 2)] {
+            let mut other = COMMIT;
+            other[at] = byte;
+            if byte == 0x80 {
+                other[at..].fill(byte);
+            }
+            assert_eq!(end_marker(&other), None, "{byte} at {at}");
         }
     }
-    None
 }
