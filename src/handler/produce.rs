@@ -97,7 +97,7 @@ pub fn begin(context: &Rc<Context>, mut header: Header, mut request: ProduceRequ
                     match appends.iter_mut().find(|(core, _)| *core == target) {
                         Some((_, appends)) => appends.push(append),
                         None => {
-                            let mut first = Appends::with_capacity(1 + left / cores);
+                            let mut first = Appends::with_capacity(left.div_ceil(cores));
                             first.push(append);
                             appends.push((target, first));
                         }
