@@ -27,7 +27,7 @@ use crate::io::turn;
 use crate::protocol::header::{read_response_header, write_request_header};
 use crate::protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use crate::protocol::{
-    ErrorCode, Message, Part, Reader, Request, RequestHeader, Response, Str, Writer,
+    ErrorCode, Message, Part, Parts, Reader, Request, RequestHeader, Response, Str, Writer,
 };
 
 /// The largest answer that we take; a fetch answers with far less.
@@ -304,11 +304,7 @@ impl Connection {
         self.link.wire.close("closed by this side");
     }
 
-    fn encode<R: Request>(
-        &self,
-        request: &R,
-        version: i16,
-    ) -> Result<(i32, Vec<Part>), ClientError> {
+    fn encode<R: Request>(&self, request: &R, version: i16) -> Result<(i32, Parts), ClientError> {
         if let Some(failure) = &*self.link.wire.failure.borrow() {
             return Err(failure.clone());
         }
@@ -556,7 +552,7 @@ impl Unsent {
 }
 
 impl Wire {
-    fn enqueue(&self, parts: Vec<Part>) {
+    fn enqueue(&self, parts: Parts) {
         let mut unsent = self.unsent.borrow_mut();
         let mut bytes = 0;
         for part in parts {

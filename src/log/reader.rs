@@ -13,7 +13,7 @@ use super::transaction_index::AbortedTransaction;
 use super::{Log, LogError};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
 use crate::io::File;
-use crate::protocol::{Part, Records};
+use crate::protocol::{Part, Parts, Records};
 
 /// Read at a time while looking for a batch; more than `index.interval.bytes` by default.
 const SEARCH_BYTES: usize = 8 << 10;
@@ -126,7 +126,7 @@ impl Log {
             return None;
         }
         let mut first_batch = first_batch;
-        let mut parts = Vec::new();
+        let mut parts = Parts::new();
         let mut room = max_bytes.min(memory_max);
         let mut forced = at_least_one;
         while let Some(chunk) = state.tail.chunk(index) {

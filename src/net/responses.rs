@@ -7,15 +7,16 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use futures::task::AtomicWaker;
+use smallvec::smallvec;
 
 use crate::limits::{RESPONSE_PIECE_BYTES_LEAST, SEND_BYTES};
-use crate::protocol::{Part, Records};
+use crate::protocol::{Part, Parts, Records};
 use crate::stages::timing::Timing;
 
 /// A response, framed: its parts begin with the length that Kafka's frames begin with.
 #[derive(Debug)]
 pub struct Frame {
-    pub parts: Vec<Part>,
+    pub parts: Parts,
     pub length: usize,
     /// Of its request.
     pub timing: Timing,
@@ -39,7 +40,7 @@ impl Frame {
         let in_file = |part: &Part| matches!(part, Part::File(_));
         if small && !self.parts.iter().any(in_file) {
             let records = Records::from(std::mem::take(&mut self.parts));
-            self.parts = vec![Part::Memory(records.to_bytes())];
+            self.parts = smallvec![Part::Memory(records.to_bytes())];
         }
     }
 }
@@ -152,7 +153,7 @@ mod tests {
 
     fn frame(length: usize) -> Frame {
         Frame {
-            parts: Vec::new(),
+            parts: Parts::new(),
             length,
             timing: Timing::default(),
         }
@@ -192,13 +193,13 @@ mod tests {
     fn a_small_frame_is_detached_from_the_buffers_of_its_pieces() {
         let piece = |bytes: &'static [u8]| Part::Memory(bytes.into());
         let mut frame = Frame {
-            parts: vec![piece(b"head"), piece(b"records")],
+            parts: smallvec![piece(b"head"), piece(b"records")],
             length: 11,
             timing: Timing::default(),
         };
         assert_eq!(frame.memory(), 4 + RESPONSE_PIECE_BYTES_LEAST);
         frame.detach();
-        assert_eq!(frame.parts, [piece(b"headrecords")]);
+        assert_eq!(frame.parts[..], [piece(b"headrecords")]);
         assert_eq!(frame.memory(), 11);
     }
 

@@ -20,29 +20,31 @@ pub async fn frames(
     read_bytes: usize,
     on_sent: impl Fn(),
 ) -> io::Result<()> {
-    let mut memory: Vec<&[u8]> = Vec::with_capacity(SEND_SLICES_MAX);
+    let mut memory = Vec::with_capacity(frames.len().min(SEND_SLICES_MAX));
     for part in frames.iter().flat_map(|frame| &frame.parts) {
         match part {
             Part::Memory(bytes) => {
-                memory.push(bytes);
+                memory.push(IoSlice::new(bytes));
                 if memory.len() == SEND_SLICES_MAX {
-                    slices(socket, &memory, &on_sent).await?;
-                    memory.clear();
+                    slices(socket, &mut memory, &on_sent).await?;
                 }
             }
             Part::File(range) => {
-                slices(socket, &memory, &on_sent).await?;
-                memory.clear();
+                slices(socket, &mut memory, &on_sent).await?;
                 file(socket, range, read_bytes, &on_sent).await?;
             }
         }
     }
-    slices(socket, &memory, &on_sent).await
+    slices(socket, &mut memory, &on_sent).await
 }
 
-async fn slices(socket: &Socket, slices: &[&[u8]], on_sent: &impl Fn()) -> io::Result<()> {
-    let mut vectors: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
-    let mut rest = &mut vectors[..];
+/// Sends what there is and leaves nothing.
+async fn slices(
+    socket: &Socket,
+    slices: &mut Vec<IoSlice<'_>>,
+    on_sent: &impl Fn(),
+) -> io::Result<()> {
+    let mut rest = &mut slices[..];
     // Empty pieces are passed over, so that a send always moves a byte.
     IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
@@ -51,6 +53,7 @@ async fn slices(socket: &Socket, slices: &[&[u8]], on_sent: &impl Fn()) -> io::R
         on_sent();
         turn::yield_if_needed().await;
     }
+    slices.clear();
     Ok(())
 }
 

@@ -25,7 +25,7 @@ mod round_trip;
 pub use checksum::crc32c;
 pub use error_code::ErrorCode;
 pub use header::{RequestHeader, read_request_header, write_response_header};
-pub use parts::{Part, Records};
+pub use parts::{Part, Parts, Records};
 pub use reader::{DecodeError, Reader};
 pub use str::Str;
 pub use uuid::{Uuid, UuidError};

@@ -13,6 +13,9 @@ pub enum Part {
     File(FileRange),
 }
 
+/// Mostly one, which needs no memory of its own.
+pub type Parts = SmallVec<[Part; 1]>;
+
 impl Part {
     pub fn len(&self) -> usize {
         match self {
@@ -40,13 +43,12 @@ impl PartialEq for Part {
 /// The value of a `records` field: whole record batches on the way in, on the way out perhaps cut short.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Records {
-    /// Mostly one.
-    parts: SmallVec<[Part; 1]>,
+    parts: Parts,
 }
 
 impl Records {
     pub const EMPTY: Records = Records {
-        parts: SmallVec::new_const(),
+        parts: Parts::new_const(),
     };
 
     pub fn len(&self) -> usize {
@@ -122,11 +124,9 @@ impl From<Bytes> for Records {
     }
 }
 
-impl From<Vec<Part>> for Records {
-    fn from(parts: Vec<Part>) -> Records {
-        Records {
-            parts: parts.into(),
-        }
+impl From<Parts> for Records {
+    fn from(parts: Parts) -> Records {
+        Records { parts }
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
             Bytes::from_static(b"two"),
             Bytes::from_static(b"three"),
         ];
-        let several = Records::from(parts.map(Part::Memory).to_vec());
+        let several = Records::from(Parts::from_iter(parts.map(Part::Memory)));
         assert_eq!(several.as_slice(), b"one");
         assert_eq!(several.into_bytes(), "onetwothree");
         assert_eq!(Records::EMPTY.into_bytes(), "");

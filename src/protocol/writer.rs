@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::parts::{Part, Records};
+use super::parts::{Part, Parts, Records};
 use super::wire::{Context, Wire};
 
 /// Records up to this size are cheaper to copy than to send as a piece of their own.
@@ -80,7 +80,7 @@ impl Writer {
     }
 
     /// The pieces in order.
-    pub fn finish(mut self) -> Vec<Part> {
+    pub fn finish(mut self) -> Parts {
         if self.is_frame {
             let length = (self.len() - 4) as u32;
             let first = match self.done.first_mut() {
@@ -90,16 +90,18 @@ impl Writer {
             };
             first[..4].copy_from_slice(&length.to_be_bytes());
         }
-        if !self.head.is_empty() {
-            self.done.push(Piece::Written(self.head));
-        }
-        self.done
-            .into_iter()
-            .map(|piece| match piece {
-                Piece::Written(bytes) => Part::Memory(bytes.freeze()),
-                Piece::Spliced(part) => part,
-            })
-            .collect()
+        let is_all = self.done.is_empty();
+        let done = self.done.into_iter().map(|piece| match piece {
+            Piece::Written(bytes) => Part::Memory(bytes.freeze()),
+            Piece::Spliced(part) => part,
+        });
+        let last = match self.head {
+            head if head.is_empty() => None,
+            // Frozen it would keep all of the buffer, and take a count of its sharers beside.
+            head if is_all && head.len() <= COPIED_MAX => Some(Bytes::copy_from_slice(&head)),
+            head => Some(head.freeze()),
+        };
+        done.chain(last.map(Part::Memory)).collect()
     }
 
     /// All of it in one piece, for messages without records in files.
