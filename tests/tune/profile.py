@@ -76,8 +76,12 @@ class Broker(broker.Broker):
         found = {}
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
         for task in sorted(tasks, key=lambda task: int(task.name)):
+            try:
+                comm = (task / "comm").read_text()
+            except OSError:
+                continue  # A worker of the kernel's that has ended meanwhile.
             # Behind its number comes that of its executor, which has a later helper of the same name.
-            name = re.fullmatch(r"shard-(\d+)-\d+", (task / "comm").read_text().strip())
+            name = re.fullmatch(r"shard-(\d+)-\d+", comm.strip())
             if name:
                 found.setdefault(int(name[1]), task)
         return found
