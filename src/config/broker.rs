@@ -37,6 +37,7 @@ pub struct BrokerConfig {
     pub auto_create_topics: bool,
     pub delete_topics: bool,
 
+    pub initial_task_delay_ms: u64,
     pub retention_check_interval_ms: u64,
     pub recovery_point_checkpoint_interval_ms: u64,
     pub log_start_checkpoint_interval_ms: u64,
@@ -123,6 +124,7 @@ impl BrokerConfig {
             default_replication_factor: values.number("default.replication.factor"),
             auto_create_topics: values.truth("auto.create.topics.enable"),
             delete_topics: values.truth("delete.topic.enable"),
+            initial_task_delay_ms: values.number("log.initial.task.delay.ms"),
             retention_check_interval_ms: values.number("log.retention.check.interval.ms"),
             recovery_point_checkpoint_interval_ms: values
                 .number("log.flush.offset.checkpoint.interval.ms"),

@@ -374,7 +374,7 @@ impl Shard {
     pub async fn tick(self: Rc<Self>) {
         let config = &self.broker.config;
         let retention_interval = Duration::from_millis(config.retention_check_interval_ms);
-        let mut retention_due = clock::now() + retention_interval;
+        let mut retention_due = clock::now() + Duration::from_millis(config.initial_task_delay_ms);
         while !self.stopping.get() {
             timer::sleep(TICK).await;
             let now = clock::now();

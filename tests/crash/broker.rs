@@ -58,6 +58,7 @@ impl Broker {
             .args(["-o", "log.flush.start.offset.checkpoint.interval.ms=300"])
             .args(["-o", "replica.high.watermark.checkpoint.interval.ms=250"])
             .args(["-o", "log.segment.delete.delay.ms=500"])
+            .args(["-o", "log.initial.task.delay.ms=400"])
             .args(["-o", "log.retention.check.interval.ms=400"])
             .args([
                 "-o",

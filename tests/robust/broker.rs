@@ -44,8 +44,9 @@ impl Broker {
     }
 
     /// Another one on the folder of this one, which has ended.
-    pub fn start_again(self) -> Broker {
-        Broker::start_in(self.folder.clone(), 2, &["--admin", "127.0.0.1:0"], &[])
+    pub fn start_again(self, settings: &[&str]) -> Broker {
+        let admin = ["--admin", "127.0.0.1:0"];
+        Broker::start_in(self.folder.clone(), 2, &admin, settings)
     }
 
     fn start_in(

@@ -75,7 +75,7 @@ fn no_topic_is_made_before_the_checkpoints_have_forgotten_one_of_its_name() {
     broker.signal("KILL");
     broker.wait();
 
-    let broker = broker.start_again();
+    let broker = broker.start_again(&[]);
     let mut client = Client::connect(broker.address);
     let (bytes, high_watermark) = fetched(&client.fetch("t", 0, 0));
     assert!(bytes > 0, "a record that was acknowledged is there");

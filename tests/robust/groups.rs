@@ -350,7 +350,7 @@ fn commits_outlive_the_cleaning_of_their_topic_and_a_kill() {
     }
     broker.signal("KILL");
     broker.wait();
-    let broker = broker.start_again();
+    let broker = broker.start_again(&[]);
     let mut client = Client::connect(broker.address);
     assert_eq!(
         committed(&mut client, "g", PARTITIONS),

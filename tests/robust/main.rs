@@ -14,4 +14,5 @@ mod groups;
 mod mesh;
 mod mutated;
 mod order;
+mod retention;
 mod shutdown;

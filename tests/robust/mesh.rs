@@ -171,7 +171,7 @@ fn a_stop_in_the_middle_of_everything_ends_with_0_and_all_that_was_acknowledged(
         }
     }
     assert_eq!(broker.wait().code(), Some(0));
-    let broker = broker.start_again();
+    let broker = broker.start_again(&[]);
     let mut client = Client::connect(broker.address);
     let stored: i64 = (0..PARTITIONS)
         .map(|partition| count_records(&mut client, "t", partition))

@@ -349,7 +349,7 @@ fn a_killed_broker_loses_no_commit() {
         let acknowledged = join_all(sending).await;
         drop(connections);
         broker.wait();
-        let broker = broker.start_again();
+        let broker = broker.start_again(&[]);
         let connection = connect(&broker).await;
         for (number, acknowledged) in acknowledged.into_iter().enumerate() {
             let group = Str::from(format!("group-{number}"));
@@ -399,7 +399,7 @@ fn a_million_commits_of_1000_groups_load() {
         drop(connections);
         broker.signal("KILL");
         broker.wait();
-        let broker = broker.start_again();
+        let broker = broker.start_again(&[]);
         let loaded = broker.wait_for_line("group coordinator loaded");
         println!("{}", loaded[0]);
         let connection = connect(&broker).await;
